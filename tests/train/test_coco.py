@@ -1,0 +1,144 @@
+"""Broken annotations are reported with file, id and value before anything is trained."""
+
+import json
+
+import pytest
+from shapes_data import shapes_tree, write_shapes
+
+from clq_train.coco import category_ids, load_split
+from clq_train.config import DataConfig
+from clq_train.errors import DataError
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    return write_shapes(tmp_path)
+
+
+def data_config(folder, **changes):
+    return DataConfig.model_validate({**shapes_tree(folder)["data"], **changes})
+
+
+def break_file(folder, change):
+    path = folder / "annotations.json"
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def test_records_hold_corners_and_labels_in_the_order_of_the_classes(shapes):
+    tree = json.loads((shapes / "annotations.json").read_text())
+    records = load_split(data_config(shapes), "train")
+    assert [r.image_id for r in records] == [1, 2, 3, 4]
+    for record in records:
+        entries = [a for a in tree["annotations"] if a["image_id"] == record.image_id]
+        assert len(entries) == len(record.boxes) == 3
+        for entry, box, label in zip(entries, record.boxes, record.labels, strict=True):
+            x, y, w, h = entry["bbox"]
+            assert box.tolist() == [x, y, x + w, y + h]
+            assert ["red", "blue"][label] == {3: "red", 7: "blue"}[entry["category_id"]]
+
+
+BREAKS = {
+    "missing file": (
+        lambda t: t["images"][1].update(file_name="nowhere.png"),
+        "image 2: no file",
+    ),
+    "duplicate image": (lambda t: t["images"][1].update(id=1), "image 1: the id stands twice"),
+    "no size": (lambda t: t["images"][0].update(width=0), "image 1: width and height are (0, 128)"),
+    "duplicate annotation": (
+        lambda t: t["annotations"][4].update(id=2),
+        "annotation 2: the id stands twice",
+    ),
+    "unknown category": (
+        lambda t: t["annotations"][0].update(category_id=99),
+        "annotation 1: category_id 99 is unknown",
+    ),
+    "unknown image": (
+        lambda t: t["annotations"][0].update(image_id=50),
+        "annotation 1: image_id 50 is unknown",
+    ),
+    "outside": (
+        lambda t: t["annotations"][2].update(bbox=[100, 10, 60, 20]),
+        "annotation 3: bbox [100, 10, 60, 20] reaches 32 px outside image 1 of 128 x 128",
+    ),
+    "zero area": (
+        lambda t: t["annotations"][2].update(bbox=[10, 10, 0, 20]),
+        "annotation 3: bbox [10, 10, 0, 20] has no area",
+    ),
+    "not numbers": (
+        lambda t: t["annotations"][2].update(bbox=[10, None, 5, 20]),
+        "annotation 3: bbox [10, None, 5, 20] is not four finite numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_entry_is_named_with_file_id_and_value(shapes, name):
+    change, message = BREAKS[name]
+    path = break_file(shapes, change)
+    with pytest.raises(DataError) as error:
+        load_split(data_config(shapes), "train")
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_all_broken_entries_are_counted_and_the_first_twenty_shown(shapes):
+    def change(tree):
+        for entry in tree["annotations"]:
+            entry["category_id"] = 99
+        tree["annotations"] *= 3
+        for i, entry in enumerate(tree["annotations"]):
+            tree["annotations"][i] = {**entry, "id": i}
+
+    break_file(shapes, change)
+    with pytest.raises(DataError, match="36 broken entries") as error:
+        load_split(data_config(shapes), "train")
+    assert "... and 16 more" in str(error.value)
+    assert str(error.value).count("is unknown") == 20
+
+
+def test_a_category_that_the_configuration_does_not_mention_is_an_error(shapes):
+    with pytest.raises(DataError, match="category 7 'blue' is unknown"):
+        load_split(data_config(shapes, classes=["red"]), "train")
+
+
+def test_categories_can_be_dropped_or_merged(shapes):
+    whole = sum(len(r.boxes) for r in load_split(data_config(shapes), "train"))
+    dropped = load_split(data_config(shapes, classes=["red"], drop=["blue"]), "train")
+    merged = load_split(data_config(shapes, classes=["red"], merge={"blue": "red"}), "train")
+    assert sum(len(r.boxes) for r in dropped) < whole
+    assert sum(len(r.boxes) for r in merged) == whole
+    assert all((r.labels == 0).all() for r in [*dropped, *merged])
+
+
+def test_a_class_without_a_category_is_an_error(shapes):
+    with pytest.raises(DataError, match="no category of the file is named green"):
+        load_split(data_config(shapes, classes=["red", "blue", "green"]), "train")
+
+
+def test_crowd_regions_are_not_trained_on(shapes):
+    break_file(shapes, lambda t: t["annotations"][0].update(iscrowd=1))
+    assert len(load_split(data_config(shapes), "train")[0].boxes) == 2
+
+
+def test_a_box_up_to_a_pixel_outside_is_clipped(shapes):
+    break_file(shapes, lambda t: t["annotations"][0].update(bbox=[100.0, 10, 28.9, 20]))
+    assert load_split(data_config(shapes), "train")[0].boxes[0].tolist() == [100, 10, 128, 30]
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", '{"images": []}'])
+def test_a_file_that_is_not_coco_is_refused(shapes, text):
+    (shapes / "annotations.json").write_text(text)
+    with pytest.raises(DataError, match=r"annotations\.json"):
+        load_split(data_config(shapes), "train")
+
+
+def test_an_unknown_split_names_the_known_ones(shapes):
+    with pytest.raises(DataError, match="no split 'test'; the configuration has train, val"):
+        load_split(data_config(shapes), "test")
+
+
+def test_category_ids_are_those_of_the_data_set(shapes):
+    assert category_ids(data_config(shapes), shapes / "annotations.json") == [3, 7]

@@ -1,0 +1,217 @@
+"""The loop: it learns, it resumes exactly, and nothing half-written is ever taken for a
+checkpoint."""
+
+import csv
+import math
+
+import pytest
+import torch
+from shapes_data import shapes_tree, write_shapes
+from torch import nn
+
+from clq_train.backbone import build_backbone
+from clq_train.checkpoint import list_checkpoints, load_model, load_state, save_checkpoint
+from clq_train.clq import Objects
+from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
+from clq_train.detector import ClqDetector
+from clq_train.errors import CheckpointError, ConfigError, DataError, TrainingError
+from clq_train.fit import Average, Trainer, fit, learning_rate, load_backbone
+from clq_train.samples import Batch
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return shapes_tree(write_shapes(tmp_path / "data"))
+
+
+def config_of(tree, **schedule):
+    return parse_config({**tree, "schedule": {**tree["schedule"], **schedule}}, "test")
+
+
+def read_metrics(run):
+    """Rows of metrics.csv without the time that they took."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_run_that_was_stopped_resumes_to_the_same_weights(tree, tmp_path):
+    config = config_of(tree, steps=6)
+    whole = fit(config, tmp_path / "whole", progress=False)
+    fit(config, tmp_path / "parts", progress=False)
+    for late in list_checkpoints(tmp_path / "parts")[1:]:  # as if it had died after step 3
+        for file in late.iterdir():
+            file.unlink()
+        late.rmdir()
+    resumed = fit(config, tmp_path / "parts", resume=True, progress=False)
+    assert resumed.name == whole.name == "step-000006"
+    ours, theirs = load_state(resumed), load_state(whole)
+    for part in ("model", "average"):
+        for name, value in theirs[part].items():
+            assert torch.equal(ours[part][name], value), name
+    assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
+
+
+def test_training_reduces_the_loss(tree, tmp_path):
+    fit(config_of(tree, steps=40, batch=4), tmp_path / "run", progress=False)
+    rows = read_metrics(tmp_path / "run")
+    totals = [float(r["cls"]) + float(r["reg"]) + float(r["lqe"]) for r in rows]
+    assert len(totals) == 40
+    assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
+
+
+def test_a_run_does_not_write_over_another(tree, tmp_path):
+    config = config_of(tree, steps=1)
+    fit(config, tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match="give --resume or another --out"):
+        fit(config, tmp_path / "run", progress=False)
+
+
+def test_broken_data_stops_before_anything_is_written(tree, tmp_path):
+    (tmp_path / "data/images/0.png").unlink()
+    with pytest.raises(DataError, match="image 1: no file"):
+        fit(config_of(tree), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_give_the_batches_of_the_main_process(tree, tmp_path):
+    alone = fit(config_of(tree, steps=3), tmp_path / "alone", progress=False)
+    tree["run"]["workers"] = 2
+    helped = fit(config_of(tree, steps=3), tmp_path / "helped", progress=False)
+    for name, value in load_state(alone)["model"].items():
+        assert torch.equal(load_state(helped)["model"][name], value), name
+
+
+def test_only_the_last_checkpoints_are_kept_and_a_partial_one_is_not_listed(tree, tmp_path):
+    run = fit(config_of(tree, steps=12), tmp_path / "run", progress=False).parent
+    assert [p.name for p in list_checkpoints(run)] == ["step-000009", "step-000012"]
+    (run / "step-000015.tmp").mkdir()
+    assert list_checkpoints(run)[-1].name == "step-000012"
+
+
+def test_a_checkpoint_holds_the_average_and_the_resolved_configuration(tree, tmp_path):
+    config = config_of(tree, steps=3)
+    last = fit(config, tmp_path / "run", progress=False)
+    model, loaded = load_model(last)
+    assert loaded == config
+    assert not model.training
+    for name, value in load_state(last)["average"].items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_a_damaged_checkpoint_names_its_file(tree, tmp_path):
+    last = fit(config_of(tree, steps=1), tmp_path / "run", progress=False)
+    weights = last / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"step-000001/model\.safetensors"):
+        load_model(last)
+
+
+def test_saving_the_same_step_again_replaces_it(tree, tmp_path):
+    config = config_of(tree)
+    weights = ClqDetector(config.model, 2).state_dict()
+    for _ in range(2):
+        saved = save_checkpoint(tmp_path, 5, weights, {"step": 5}, config)
+    assert list_checkpoints(tmp_path) == [saved]
+    assert load_state(saved) == {"step": 5}
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_losses(tree):
+    trainer = Trainer(config_of(tree))
+    with torch.no_grad():
+        trainer.model.head.cls.bias.fill_(math.nan)
+    images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    objects = [Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))]
+    with pytest.raises(TrainingError, match=r"step 1: the loss is not finite: .*'cls': nan"):
+        trainer.step(Batch(images, objects), 1)
+
+
+def schedule(**changes):
+    return ScheduleConfig.model_validate(
+        {
+            "steps": 1200,
+            "batch": 16,
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "weight_decay": 1e-4,
+            "decay": "step",
+            "warmup_steps": 500,
+            **changes,
+        }
+    )
+
+
+def test_the_step_schedule_warms_up_and_drops_after_epochs_8_and_11_of_12():
+    rates = [learning_rate(schedule(), s) for s in range(1, 1201)]
+    assert rates[0] == pytest.approx(0.01 * (0.001 + 0.999 / 500))
+    assert rates[499] == rates[799] == 0.01
+    assert rates[800] == rates[1099] == pytest.approx(0.001)
+    assert rates[1100] == rates[-1] == pytest.approx(0.0001)
+
+
+def test_the_cosine_schedule_falls_from_the_rate_to_zero():
+    rates = [learning_rate(schedule(decay="cosine"), s) for s in range(500, 1201)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.01
+    assert rates[350] == pytest.approx(0.005)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_average_forgets_its_random_start():
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3)
+    average = Average(layer, 0.998)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    for step in range(1, 101):
+        average.update(layer, step)
+    # A fixed decay of 0.998 would hold 82 % of the start after 100 steps.
+    assert (average.weights["weight"] - 1).abs().max() < 0.01
+
+
+def test_frozen_stages_keep_their_weights_and_statistics(tree):
+    tree["model"]["backbone"] = {"name": "regnet_nano", "frozen_stages": 2}
+    trainer = Trainer(config_of(tree))
+    before = {k: v.clone() for k, v in trainer.model.backbone.state_dict().items()}
+    images = torch.randint(0, 255, (2, 128, 128, 3), dtype=torch.uint8)
+    box = Objects(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0]))
+    for step in (1, 2):
+        trainer.step(Batch(images, [box, box]), step)
+    changed = {
+        name.split(".")[1]
+        for name, value in trainer.model.backbone.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert changed == {"2", "3", "4"}
+
+
+def test_torchvisions_resnet_weights_load_and_wrong_ones_are_named(tree, tmp_path):
+    from torchvision.models import resnet50
+
+    source = resnet50(weights=None)
+    file = tmp_path / "resnet50.pth"
+    torch.save(source.state_dict(), file)
+    tree["model"]["backbone"] = {"name": "resnet50", "weights": str(file), "frozen_norm": True}
+    config = config_of(tree)
+    model = ClqDetector(config.model, 2)
+    load_backbone(model, config.model.backbone)
+    torch.testing.assert_close(
+        model.backbone.stages[4][2].conv3.weight, source.layer4[2].conv3.weight
+    )
+    torch.testing.assert_close(model.backbone.stages[0][1].running_mean, source.bn1.running_mean)
+
+    torch.save({"conv1.weight": torch.zeros(1)}, file)
+    with pytest.raises(CheckpointError, match=r"resnet50\.pth: no tensor for"):
+        load_backbone(model, config.model.backbone)
+    with pytest.raises(CheckpointError, match=r"gone\.pth: No such file"):
+        load_backbone(model, BackboneConfig(name="resnet50", weights=tmp_path / "gone.pth"))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "regnet_nano"])
+def test_backbones_give_three_maps_of_strides_8_16_32(name):
+    backbone = build_backbone(BackboneConfig(name=name)).eval()
+    with torch.inference_mode():
+        maps = backbone(torch.zeros(1, 3, 128, 64))
+    assert [tuple(m.shape) for m in maps] == [
+        (1, channels, 128 // stride, 64 // stride)
+        for channels, stride in zip(backbone.channels, (8, 16, 32), strict=True)
+    ]

@@ -1,0 +1,127 @@
+"""Augmented samples: the boxes must still sit on what they were drawn around."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapes_data import shapes_tree, write_shapes
+
+from clq_train.coco import load_split
+from clq_train.config import parse_config
+from clq_train.errors import DataError
+from clq_train.samples import SampleStream, augment, collate, read_pixels
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes"), images=3, side=160)
+
+
+def make_config(folder, **augment_changes):
+    tree = shapes_tree(folder)
+    tree["augment"] = {"crop_px": 128, "scale": [0.6, 1.5], "flip": 0.5, **augment_changes}
+    return parse_config(tree, "test")
+
+
+def one_box():
+    """A red rectangle on grey, and its exact box."""
+    pixels = np.full((150, 200, 3), 128, np.uint8)
+    pixels[40:90, 60:120] = (220, 40, 40)
+    return pixels, np.array([[60, 40, 120, 90]], np.float32), np.array([0])
+
+
+def red_extent(pixels):
+    """x1 y1 x2 y2 of the red area, by looking at every pixel; None if there is none."""
+    red = (pixels[..., 0].astype(int) - pixels[..., 1]) > 90
+    if not red.any():
+        return None
+    rows, cols = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
+    return np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
+
+
+@pytest.mark.parametrize(
+    "rules", [{}, {"crop_px": None, "shorter_px": [96, 200]}], ids=["crop", "whole"]
+)
+def test_the_box_stays_on_its_object_through_fifty_random_views(shapes, rules):
+    config = make_config(shapes, jitter=0.1, min_visible=0.0, **rules)
+    seen = 0
+    for seed in range(50):
+        sample = augment(*one_box(), config, np.random.default_rng(seed))
+        extent = red_extent(sample.pixels)
+        if extent is None or len(sample.boxes) == 0:
+            assert extent is None or (extent[2:] - extent[:2]).min() <= 3
+            continue
+        assert np.abs(sample.boxes[0] - extent).max() <= 1.5
+        assert sample.boxes.dtype == np.float32
+        seen += 1
+    assert seen > 25
+
+
+def test_a_box_of_which_too_little_is_left_goes(shapes):
+    strict, lax = make_config(shapes, min_visible=0.9), make_config(shapes, min_visible=0.0)
+    counts = [
+        sum(len(augment(*one_box(), c, np.random.default_rng(s)).boxes) for s in range(40))
+        for c in (strict, lax)
+    ]
+    assert 0 < counts[0] < counts[1]
+
+
+def test_inverting_leaves_the_boxes_where_they_are(shapes):
+    plain = augment(*one_box(), make_config(shapes, invert=0.0), np.random.default_rng(5))
+    inverted = augment(*one_box(), make_config(shapes, invert=1.0), np.random.default_rng(5))
+    np.testing.assert_array_equal(plain.boxes, inverted.boxes)
+    np.testing.assert_array_equal(plain.pixels, 255 - inverted.pixels)
+
+
+def test_a_sample_depends_on_seed_and_position_alone(shapes):
+    config = make_config(shapes)
+    records = load_split(config.data, "train")
+    first, second = SampleStream(records, config), SampleStream(records, config)
+    forward = [first[i] for i in range(9)]
+    backward = [second[i] for i in reversed(range(9))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        np.testing.assert_array_equal(a.pixels, b.pixels)
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+    assert any((forward[0].pixels != other.pixels).any() for other in forward[3:])
+
+
+def test_every_epoch_shows_every_image_once(shapes):
+    config = make_config(shapes)
+    stream = SampleStream(load_split(config.data, "train"), config)
+    shown = []
+    stream._pixels = lambda index: shown.append(index) or np.zeros((160, 160, 3), np.uint8)
+    for position in range(9):
+        stream[position]
+    assert [sorted(shown[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
+
+
+def test_the_cache_gives_the_same_pixels_and_respects_its_limit(shapes):
+    tree = shapes_tree(shapes)
+    tree["run"]["cache_mib"] = 0
+    none = SampleStream(load_split(parse_config(tree, "t").data, "train"), parse_config(tree, "t"))
+    tree["run"]["cache_mib"] = 1
+    some = SampleStream(none.records, parse_config(tree, "t"))
+    for position in range(6):
+        np.testing.assert_array_equal(none[position].pixels, some[position].pixels)
+    assert len(none._cache) == 0
+    assert len(some._cache) == 3
+
+
+def test_a_batch_is_padded_right_and_bottom_to_the_stride(shapes):
+    config = make_config(shapes, crop_px=None, shorter_px=[100, 140])
+    samples = [augment(*one_box(), config, np.random.default_rng(s)) for s in (1, 2)]
+    batch = collate(samples, 64, (1, 2, 3))
+    assert batch.images.shape[1] % 64 == batch.images.shape[2] % 64 == 0
+    for image, sample, objects in zip(batch.images, samples, batch.objects, strict=True):
+        height, width = sample.pixels.shape[:2]
+        np.testing.assert_array_equal(image[:height, :width], sample.pixels)
+        assert (image[height:] == np.array([1, 2, 3])).all()
+        assert (image[:, width:] == np.array([1, 2, 3])).all()
+        np.testing.assert_array_equal(objects.boxes, sample.boxes)
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(shapes, tmp_path):
+    config = make_config(write_shapes(tmp_path / "copy", images=1))
+    (record,) = load_split(config.data, "train")
+    Image.new("RGB", (50, 60)).save(record.path)
+    with pytest.raises(DataError, match="the image is 50 x 60, the annotations say 128 x 128"):
+        read_pixels(record, (255, 255, 255))

@@ -1,0 +1,103 @@
+"""The backbones, from torchvision, and the feature pyramid."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from clq_train.config import BackboneConfig, NeckConfig
+
+
+class Backbone(nn.Module):
+    """Images to the maps C3, C4, C5 of strides 8, 16, 32.
+
+    `stages` are the stem and four stages; `channels` are those of the last three.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.channels = channels
+        self.frozen: list[nn.Module] = []
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, channels_i, H / s, W / s)] for s of 8, 16, 32."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps[2:]
+
+    def freeze(self, stages: int) -> None:
+        """The stem and the first `stages` - 1 stages keep their weights and statistics."""
+        self.frozen = list(self.stages[:stages])
+        for stage in self.frozen:
+            stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for stage in self.frozen:
+            stage.eval()
+        return self
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone named in the configuration, with random weights."""
+    backbone = _resnet50(config) if config.name == "resnet50" else _regnet_nano()
+    backbone.freeze(config.frozen_stages)
+    return backbone
+
+
+def _resnet50(config: BackboneConfig) -> Backbone:
+    net = resnet50(norm_layer=FrozenBatchNorm2d if config.frozen_norm else nn.BatchNorm2d)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    return Backbone([stem, net.layer1, net.layer2, net.layer3, net.layer4], (512, 1024, 2048))
+
+
+def _regnet_nano() -> Backbone:
+    """A RegNet-X (Radosavovic et al. 2020, arXiv:2003.13678) of 0.8 M parameters for the CPU.
+
+    Plain 1x1 and grouped 3x3 convolutions run close to the CPU's peak, unlike depthwise ones with
+    squeeze and excitation; docs/log.md has the comparison.
+    """
+    widths = [32, 64, 128, 256]
+    params = BlockParams(
+        depths=[1, 2, 4, 2],
+        widths=widths,
+        group_widths=[32] * 4,
+        bottleneck_multipliers=[1.0] * 4,
+        strides=[2] * 4,
+    )
+    net = RegNet(params, num_classes=1, stem_width=32)
+    stages = [net.stem, *net.trunk_output.children()]
+    return Backbone(stages, (widths[1], widths[2], widths[3]))
+
+
+class FeaturePyramid(nn.Module):
+    """Lin et al. 2017 (arXiv:1612.03144): P3..P5, then P6, P7 by stride 2 without ReLU."""
+
+    def __init__(self, channels: Sequence[int], config: NeckConfig) -> None:
+        super().__init__()
+        out = config.channels
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out, 1) for c in channels)
+        self.output = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for _ in channels)
+        self.extra = nn.ModuleList(
+            nn.Conv2d(out, out, 3, stride=2, padding=1) for _ in range(config.extra_levels)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[C3, C4, C5] -> [P3, ...]; the input's sides are multiples of the largest stride."""
+        merged = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        for i in range(len(merged) - 2, -1, -1):
+            merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")
+        levels = [conv(x) for conv, x in zip(self.output, merged, strict=True)]
+        for conv in self.extra:
+            levels.append(conv(levels[-1]))
+        return levels

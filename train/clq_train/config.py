@@ -1,0 +1,248 @@
+"""The configuration of a run: one complete YAML file, frozen; an unknown key is an error."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clq_train.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitConfig(Section):
+    """One COCO-format annotation file and the folder that its file names are relative to."""
+
+    annotations: Path
+    images: Path
+
+
+class DataConfig(Section):
+    """COCO-format data; every category is in `classes`, a key of `merge`, or in `drop`."""
+
+    root: Path = Field(description="folder that the paths of the splits are relative to")
+    splits: dict[str, SplitConfig]
+    classes: list[str] = Field(min_length=1, description="category names in label order")
+    merge: dict[str, str] = Field(
+        default={}, description="category name -> class that it counts as"
+    )
+    drop: list[str] = Field(default=[], description="category names that are left out")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name stands twice")
+        for name, target in self.merge.items():
+            if target not in self.classes:
+                raise ValueError(f"merge: {name!r} goes to {target!r}, which is not in classes")
+        for name in [*self.merge, *self.drop]:
+            if name in self.classes:
+                raise ValueError(f"{name!r} is in classes, so it can't be merged or dropped")
+        return self
+
+
+class InputConfig(Section):
+    """How an image becomes the network's input in evaluation and in the service."""
+
+    shorter_px: int = Field(gt=0)
+    longer_px: int = Field(gt=0)
+    upscale: bool
+    pad_value: tuple[int, int, int] = (124, 116, 104)
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+class AugmentConfig(Section):
+    """What happens to a training image."""
+
+    crop_px: int | None = Field(
+        default=None, gt=0, description="side of a random square crop; null trains on whole images"
+    )
+    shorter_px: tuple[int, int] | None = Field(
+        default=None, description="whole images: shorter side drawn from this range"
+    )
+    scale: tuple[float, float] = Field(
+        default=(1.0, 1.0), description="crops: size factor drawn log-uniformly from this range"
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    invert: float = Field(default=0.0, ge=0, le=1, description="probability of inverted colours")
+    jitter: float = Field(
+        default=0.0, ge=0, lt=1, description="largest change of brightness and contrast"
+    )
+    min_visible: float = Field(
+        default=0.2, ge=0, le=1, description="a cropped box stays if this share of its area does"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.crop_px is None) == (self.shorter_px is None):
+            raise ValueError("give exactly one of crop_px and shorter_px")
+        return self
+
+
+class BackboneConfig(Section):
+    name: Literal["resnet50", "regnet_nano"]
+    weights: Path | None = Field(
+        default=None, description="state dict of torchvision's backbone, .pth or .safetensors"
+    )
+    frozen_stages: int = Field(
+        default=0, ge=0, le=4, description="stem and this many stages minus one stay as they are"
+    )
+    frozen_norm: bool = Field(default=False, description="batch-norm statistics and factors stay")
+
+
+class NeckConfig(Section):
+    channels: int = Field(gt=0)
+    extra_levels: int = Field(ge=0, le=2, description="2: P3..P7, 1: P3..P6, 0: P3..P5")
+
+
+class HeadConfig(Section):
+    """The head and its three switches (paper, tables II and III)."""
+
+    channels: int = Field(gt=0, description="equal to neck.channels")
+    tower_depth: int = Field(ge=1)
+    norm: Literal["group", "batch"]
+    anchor_scale: float = Field(gt=0, description="anchor side in strides")
+    qfl: bool
+    lqe: bool
+    align: bool
+    alpha: float = Field(default=0.3, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.norm == "group" and self.channels % 32:
+            raise ValueError(f"norm 'group' has 32 groups; channels {self.channels} is no multiple")
+        return self
+
+
+class ModelConfig(Section):
+    backbone: BackboneConfig
+    neck: NeckConfig
+    head: HeadConfig
+    candidates_per_level: int = Field(default=1000, gt=0)
+    candidates: int = Field(
+        default=1000, gt=0, description="K, the fixed count an image leaves with"
+    )
+
+    @property
+    def strides(self) -> list[int]:
+        return [8 * 2**level for level in range(3 + self.neck.extra_levels)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.head.channels != self.neck.channels:
+            raise ValueError(
+                f"head.channels {self.head.channels} differs from "
+                f"neck.channels {self.neck.channels}"
+            )
+        most = self.candidates_per_level * len(self.strides)
+        if self.candidates > most:
+            raise ValueError(
+                f"candidates {self.candidates} exceeds levels x candidates_per_level {most}"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """Steps and learning rate; `step` divides by 10 at each of `drops`, shares of the run."""
+
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    optimizer: Literal["sgd", "adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    decay: Literal["cosine", "step"]
+    drops: list[float] = [8 / 12, 11 / 12]
+    warmup_steps: int = Field(ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="final decay of the weights' average"
+    )
+
+
+class RunConfig(Section):
+    seed: int = 0
+    device: str = "cpu"
+    autocast: Literal["off", "bfloat16", "float16"] = "off"
+    workers: int = Field(default=1, ge=0)
+    cache_mib: int = Field(default=0, ge=0, description="decoded images kept by each worker")
+    checkpoint_every: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0, description="checkpoints kept")
+
+
+class EvalConfig(Section):
+    """Thresholds of evaluation, and the service's defaults in an exported bundle."""
+
+    score: float = Field(default=0.05, ge=0, lt=1)
+    iou: float = Field(default=0.6, gt=0, le=1)
+    max: int = Field(default=100, gt=0)
+
+
+class Config(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    data: DataConfig
+    input: InputConfig
+    augment: AugmentConfig
+    model: ModelConfig
+    schedule: ScheduleConfig
+    run: RunConfig = RunConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        side, multiple = self.augment.crop_px, self.model.strides[-1]
+        if side is not None and side % multiple:
+            raise ValueError(
+                f"augment.crop_px {side} is no multiple of the largest stride {multiple}"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: list[str]) -> Config:
+    """The YAML file, then `key.path=value` overrides (values in YAML), then validation.
+
+    Raises ConfigError naming the file and the key.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the file must hold a mapping of sections")
+    for item in overrides:
+        _override(tree, item)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """Validates a tree; `source` names it in the ConfigError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "config"
+            lines.append(f"{source}: {key}: {item['msg']}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML that load_config reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(tree: dict[str, Any], item: str) -> None:
+    dotted, equals, value = item.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"override {item!r}: expected key.path=value")
+    *parents, leaf = dotted.split(".")
+    node = tree
+    for key in parents:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {item!r}: {key!r} is a value, not a section")
+    node[leaf] = yaml.safe_load(value)
