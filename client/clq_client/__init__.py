@@ -1,0 +1,50 @@
+"""Client of the CLQ detection service.
+
+    from clq_client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        result = client.detect("screenshot.png", score=0.3)
+    for found in result.detections:
+        print(found.label, found.score, found.box)
+
+`AsyncClient` has the same methods as coroutines.  Everything that goes wrong on the way to the
+service or in it is a `ClqError`; the tree is in `clq_client.errors`.
+"""
+
+from importlib.metadata import version
+
+from clq_client.client import AsyncClient, Client
+from clq_client.errors import (
+    BadRequest,
+    ClqError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    ImageRefused,
+    NotReady,
+    Overloaded,
+    ServerFault,
+    UnexpectedAnswer,
+)
+from clq_client.results import Detection, DetectResult, ImageInfo, ModelInfo, Timing
+
+__version__ = version("clq-client")
+
+__all__ = [
+    "AsyncClient",
+    "BadRequest",
+    "Client",
+    "ClqError",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "DetectResult",
+    "Detection",
+    "ImageInfo",
+    "ImageRefused",
+    "ModelInfo",
+    "NotReady",
+    "Overloaded",
+    "ServerFault",
+    "Timing",
+    "UnexpectedAnswer",
+    "__version__",
+]
