@@ -1,0 +1,138 @@
+"""Every exception this package raises on purpose.
+
+ClqServeError
+├── BundleError            a bundle is not what its manifest says; refuses to start
+├── EngineError            the engine was given an input it does not take, or fails
+├── SettingsError          a CLQ_SERVE_* variable or a flag is wrong; refuses to start
+└── ServeError             one request gets a problem answer with `status` and `code`
+    ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
+    ├── UploadTimeout      408  the body did not arrive in time
+    ├── BodyTooLarge       413  more bytes than the service takes
+    ├── WrongContentType   415  the body is neither a form nor an image
+    ├── BadParameter       422  a query parameter is unknown, repeated or out of range
+    ├── ClientLeft         499  nobody is waiting for the answer any more (seen in the log only)
+    ├── Unavailable        503  too many requests are pending
+    ├── DeadlineExceeded   504  no result in time; says in which stage the time ran out
+    └── ImageError              the bytes of the image are the problem
+        ├── ImageTooLarge      413  more pixels, or a longer side, than the service takes
+        ├── UnsupportedImage   415  not one of the accepted image formats
+        ├── TruncatedImage     422  the end of the file is missing
+        └── CorruptImage       422  the bytes do not decode
+"""
+
+from typing import ClassVar
+
+Extra = str | int | float | list[str]
+
+
+class ClqServeError(Exception):
+    """Base of all exceptions of this package."""
+
+
+class BundleError(ClqServeError):
+    """A bundle that must not be served.  The message names the file and, if any, the key."""
+
+
+class EngineError(ClqServeError):
+    """A call of the engine, or its result, breaks the contract; never the client's fault."""
+
+
+class SettingsError(ClqServeError):
+    """A setting is unknown or wrong.  The message names it and what is accepted."""
+
+
+class ServeError(ClqServeError):
+    """One request ends with a problem answer.
+
+    status, code, title   fixed per kind; `code` is the stable word that programs may branch on
+    detail                one sentence for a person: what was wrong, the value, what is accepted
+    extra                 further members of the problem, e.g. `limit` and `observed`
+    """
+
+    status: ClassVar[int] = 500
+    code: str = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, code: str = "", extra: dict[str, Extra] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or self.code
+        self.extra: dict[str, Extra] = extra or {}
+
+
+class BadRequest(ServeError):
+    status = 400
+    code = "bad_request"
+    title = "Bad request"
+
+
+class UploadTimeout(ServeError):
+    status = 408
+    code = "upload_timeout"
+    title = "The body did not arrive in time"
+
+
+class BodyTooLarge(ServeError):
+    status = 413
+    code = "body_too_large"
+    title = "The body has too many bytes"
+
+
+class WrongContentType(ServeError):
+    status = 415
+    code = "wrong_content_type"
+    title = "The content type is not accepted"
+
+
+class BadParameter(ServeError):
+    status = 422
+    code = "bad_parameter"
+    title = "A parameter is wrong"
+
+
+class ClientLeft(ServeError):
+    status = 499
+    code = "client_left"
+    title = "The client closed the connection"
+
+
+class Unavailable(ServeError):
+    status = 503
+    code = "overloaded"
+    title = "The service cannot take the request now"
+
+
+class DeadlineExceeded(ServeError):
+    status = 504
+    code = "deadline_exceeded"
+    title = "No result in time"
+
+
+class ImageError(ServeError):
+    """The bytes of the image are the problem, not the request around them."""
+
+
+class ImageTooLarge(ImageError):
+    status = 413
+    code = "image_too_large"
+    title = "The image has too many pixels"
+
+
+class UnsupportedImage(ImageError):
+    status = 415
+    code = "unsupported_image"
+    title = "The image format is not accepted"
+
+
+class TruncatedImage(ImageError):
+    status = 422
+    code = "truncated"
+    title = "The end of the image is missing"
+
+
+class CorruptImage(ImageError):
+    status = 422
+    code = "corrupt"
+    title = "The image does not decode"

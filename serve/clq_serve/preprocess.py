@@ -1,0 +1,320 @@
+"""From the bytes of an image file to the model's input, and from its boxes back to the image.
+
+This is the only preprocessing of the project: the service, the parity check of the exporter and the
+evaluation and augmentation of the trainer all use it.  Boxes are x1 y1 x2 y2; pixels are uint8 RGB,
+(H, W, 3), upright (EXIF orientation already applied).
+"""
+
+import io
+import logging
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clq_serve.errors import CorruptImage, ImageTooLarge, TruncatedImage, UnsupportedImage
+
+log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Boxes = npt.NDArray[np.float32]  # (..., 4) x1 y1 x2 y2
+Colour = tuple[int, int, int]  # RGB, 0..255 each
+
+ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP")
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag 0x0112: what brings the stored rows and columns upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
+_pillow_globals = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an uploaded image may be at most, checked on its header before any pixel is decoded."""
+
+    max_pixels: int = 50_000_000
+    max_side_px: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An upright image.
+
+    pixels               (H, W, 3) uint8 RGB
+    format               what the bytes are, one of ACCEPTED_FORMATS
+    orientation_applied  whether the EXIF orientation turned or mirrored it
+    """
+
+    pixels: Pixels
+    format: str
+    orientation_applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """How an image becomes the input of a model; `Manifest.input.rule` makes it from a manifest.
+
+    shorter_px, longer_px  the resized image has at most these sides
+    upscale                whether an image that is smaller than that is enlarged
+    multiple               the padded sides are whole multiples of it, pixels
+    pad_value              colour of the padding, right and bottom
+    background             colour that shows through where the image is transparent
+    """
+
+    shorter_px: int
+    longer_px: int
+    upscale: bool
+    multiple: int
+    pad_value: Colour
+    background: Colour
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The three sizes of one image on its way into the model, pixels."""
+
+    width: int
+    height: int
+    resized_width: int
+    resized_height: int
+    padded_width: int
+    padded_height: int
+
+
+def decode_image(data: bytes, limits: ImageLimits, background: Colour) -> DecodedImage:
+    """The upright RGB pixels of an image file; of an animation, its first frame.
+
+    Grey of 16 bits is scaled to 8, transparency is composited on `background`, ICC profiles are
+    ignored.
+
+    Raises UnsupportedImage (not one of ACCEPTED_FORMATS, judged by the bytes alone), ImageTooLarge
+    (judged by the header, before decoding), TruncatedImage or CorruptImage.
+    """
+    kind = sniff_format(data)
+    if kind is None:
+        raise UnsupportedImage(
+            "the bytes are not an image of an accepted format; accepted: "
+            + ", ".join(ACCEPTED_FORMATS),
+            extra={"accepted": list(ACCEPTED_FORMATS)},
+        )
+    # Pillow's decoders raise whatever they stumble over (OSError, SyntaxError, struct.error,
+    # ValueError, IndexError, ...), so the bytes of a stranger need the broad clauses below.
+    try:
+        image = _open(data, kind)
+    except MemoryError:
+        raise
+    except Exception as err:
+        raise _undecodable(data, kind) from err
+    with image:
+        _check_size(image.width, image.height, limits)
+        try:
+            if kind == "PNG":
+                _open(data, kind).verify()  # the checksums, which load() does not look at
+            image.load()
+            rgb = _to_rgb(image, background)
+        except (MemoryError, UnsupportedImage):
+            raise
+        except Exception as err:
+            raise _undecodable(data, kind) from err
+        turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    return DecodedImage(np.asarray(rgb), kind, turn is not None)
+
+
+def sniff_format(data: bytes) -> str | None:
+    """Which of ACCEPTED_FORMATS the first bytes announce; None for anything else."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if (
+        data[4:8] == b"ftyp"
+    ):  # ISO base media: major brand, minor version, then the compatible brands
+        brands = data[8 : max(12, min(int.from_bytes(data[:4]), 256))]
+        if any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4)):
+            return "AVIF"
+    if data.startswith(b"BM"):
+        return "BMP"
+    return None
+
+
+def plan(width: int, height: int, rule: InputRule) -> Geometry:
+    """The resized and padded size of a width x height image.
+
+    One scale for both axes, then each side is rounded half up and is at least 1.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"an image of {width} x {height} pixels has no content")
+    scale = min(rule.shorter_px / min(width, height), rule.longer_px / max(width, height))
+    if not rule.upscale:
+        scale = min(scale, 1.0)
+    resized_width = max(1, math.floor(width * scale + 0.5))
+    resized_height = max(1, math.floor(height * scale + 0.5))
+    return Geometry(
+        width=width,
+        height=height,
+        resized_width=resized_width,
+        resized_height=resized_height,
+        padded_width=-(-resized_width // rule.multiple) * rule.multiple,
+        padded_height=-(-resized_height // rule.multiple) * rule.multiple,
+    )
+
+
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
+    """`pixels` as (height, width, 3): Pillow's bilinear filter, antialiased when shrinking."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image = Image.fromarray(pixels).resize(
+        (width, height), Image.Resampling.BILINEAR, reducing_gap=None
+    )
+    return np.asarray(image)
+
+
+def prepare(pixels: Pixels, rule: InputRule) -> tuple[Pixels, Geometry]:
+    """The input of the model: resized, then padded right and bottom.
+
+    pixels   (H, W, 3) uint8 RGB, upright
+    returns  (padded_height, padded_width, 3) uint8, and the sizes needed to map boxes back
+
+    Raises ValueError if `pixels` is something else.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels are {pixels.dtype} of shape {pixels.shape}; accepted: uint8 of shape (H, W, 3)"
+        )
+    geometry = plan(pixels.shape[1], pixels.shape[0], rule)
+    resized = resize(pixels, geometry.resized_width, geometry.resized_height)
+    padded = np.empty((geometry.padded_height, geometry.padded_width, 3), np.uint8)
+    padded[:] = rule.pad_value
+    padded[: geometry.resized_height, : geometry.resized_width] = resized
+    return padded, geometry
+
+
+def boxes_to_original(boxes: Boxes, geometry: Geometry) -> Boxes:
+    """`boxes` of the padded input, (..., 4), in pixels of the original image and clipped to it."""
+    across = geometry.width / geometry.resized_width
+    down = geometry.height / geometry.resized_height
+    scaled = boxes.astype(np.float64) * (across, down, across, down)
+    limit = (geometry.width, geometry.height, geometry.width, geometry.height)
+    return np.clip(scaled, 0.0, limit).astype(np.float32)
+
+
+@contextmanager
+def _pillow_quiet() -> Iterator[None]:
+    """Pillow without its warnings and without its own pixel limit.
+
+    Both are process-wide, hence the lock, and hence only header work may happen inside.  The limit
+    is off because above it Pillow raises without telling the size; `_check_size` is the limit that
+    counts.
+    """
+    with _pillow_globals, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    with _pillow_quiet():
+        return Image.open(io.BytesIO(data), formats=(kind,))
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width < 1 or height < 1:
+        raise CorruptImage(f"the header says {width} x {height} pixels")
+    if max(width, height) > limits.max_side_px:
+        raise ImageTooLarge(
+            f"the image is {width} x {height} pixels; a side may have {limits.max_side_px} at most",
+            extra={"limit": limits.max_side_px, "observed": max(width, height)},
+        )
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image has {width * height} pixels; {limits.max_pixels} are accepted",
+            extra={"limit": limits.max_pixels, "observed": width * height},
+        )
+
+
+def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return _sixteen_bit_to_rgb(image, background)
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise UnsupportedImage(
+            f"pixels of type {image.mode!r} are not accepted; accepted: grey, palette, RGB, CMYK, "
+            "with or without transparency"
+        )
+    if image.has_transparency_data:
+        below = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_bit_to_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    """Scaled by 255 / 65535; `Image.convert` would clip everything above 255 to white."""
+    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+    rgb = np.repeat(((wide + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)  # (H, W, 3)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        rgb[wide == transparent] = background
+    return Image.fromarray(rgb)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 if there is none or if the metadata are damaged.
+
+    Damaged metadata say nothing about the pixels: every viewer shows such an image as it is stored.
+    """
+    try:
+        with _pillow_quiet():
+            value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        log.debug("EXIF could not be read; the image is taken as stored", exc_info=True)
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _undecodable(data: bytes, kind: str) -> TruncatedImage | CorruptImage:
+    if _ends_early(data, kind):
+        return TruncatedImage(f"the {kind} file stops before its end, after {len(data)} bytes")
+    return CorruptImage(f"the bytes start like a {kind} file but do not decode")
+
+
+def _ends_early(data: bytes, kind: str) -> bool:
+    """Whether the container itself announces more bytes than there are."""
+    if kind == "JPEG":
+        return b"\xff\xd9" not in data[-64:]  # end of image; cameras append a few bytes to it
+    if kind == "PNG":
+        return b"IEND" not in data[-64:]
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if kind == "BMP":
+        return int.from_bytes(data[2:6], "little") > len(data)
+    at = 0  # AVIF: a chain of boxes, each with its length in front
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4])
+        if (
+            length < 8
+        ):  # 0 means "to the end of the file"; 1 a 64-bit length, which no real AVIF needs
+            return False
+        at += length
+    return at != len(data)

@@ -1,0 +1,198 @@
+"""The command clq-serve as a process of its own."""
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else
+COMMAND = [sys.executable, "-c", "from clq_serve.cli import main; main()"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CLQ_")}
+    return clean | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | more
+
+
+def command(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(**more),
+    )
+
+
+def assert_one_line_of_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 1
+    assert done.stderr.startswith("clq-serve: ")
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A service process, its URL and the lines it printed until it was ready."""
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("ready: "):
+                break
+        found = re.search(r"http://127\.0\.0\.1:\d+", lines[-1]) if lines else None
+        assert found, lines + process.stderr.readlines()
+        yield process, found.group(), lines
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> None:
+    with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, lines):
+        assert "max_pending=32" in lines[0]
+        assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on CPUExecutionProvider", lines[1])
+        assert "curl -F image=@" in lines[2]
+        assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
+        probe = command("healthcheck", "--url", f"{url}/readyz", "--timeout-s", "60")
+        assert (probe.returncode, probe.stderr) == (0, "")
+        from_port = command("healthcheck", CLQ_SERVE_PORT=url.rpartition(":")[2])
+        assert from_port.returncode == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_draining_service_answers_not_ready_until_a_second_sigterm(
+    tiny_bundle: Path,
+) -> None:
+    options = ("--bundle", str(tiny_bundle), "--threads", "1", "--drain-s", "300")
+    with running(*options) as (process, url, _):
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE_S
+        while (ready := httpx.get(f"{url}/readyz", timeout=PATIENCE_S)).status_code == 200:
+            assert time.monotonic() < deadline
+        assert ready.json()["code"] == "draining"
+        assert ready.headers["retry-after"] == "1"
+        assert command("healthcheck", "--url", f"{url}/readyz", "--timeout-s", "60").returncode == 1
+        assert httpx.get(f"{url}/healthz", timeout=PATIENCE_S).status_code == 200
+        process.send_signal(signal.SIGTERM)  # the second one does not wait for the drain
+        assert process.wait(PATIENCE_S) == 0
+
+
+def wait_until_refused(address: tuple[str, int]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(address, timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{address} still accepts connections")
+
+
+def test_sigterm_lets_a_request_in_progress_finish(tiny_bundle: Path) -> None:
+    with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, _):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        header = struct.pack("<IIIIiiHHIIiiII", 66, 0, 54, 40, 1, 3, 1, 24, 0, 12, 0, 0, 0, 0)
+        body = b"BM" + header + bytes(12)  # a bitmap of 1 x 3 pixels
+        lines = ["POST /v1/detect HTTP/1.1", "Host: x", "Content-Type: image/bmp"]
+        lines += [f"Content-Length: {len(body)}", "Expect: 100-continue", "", ""]
+        with socket.create_connection(address, timeout=PATIENCE_S) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 100 ")  # the service reads it now
+            process.send_signal(signal.SIGTERM)
+            wait_until_refused(address)
+            connection.sendall(body)
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 200 ")
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_check_names_the_good_bundle(tiny_bundle: Path) -> None:
+    done = command("check", str(tiny_bundle))
+    assert done.returncode == 0
+    assert re.match(
+        r"ok: tiny/1 sha256:[0-9a-f]{64} 3 classes, 2 golden examples reproduced", done.stdout
+    )
+
+
+def test_a_bad_bundle_is_one_line(bundle_copy: Path) -> None:
+    (bundle_copy / "model.onnx").write_bytes(b"other")
+    assert_one_line_of_error(command("check", str(bundle_copy)), "model.onnx", "has 5 bytes")
+    assert_one_line_of_error(
+        command("run", "--port", "0", "--bundle", str(bundle_copy)), "model.onnx"
+    )
+
+
+def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:
+    done = command("run", "--port", "0", "--bundle", str(tmp_path / "none"))
+    assert_one_line_of_error(done, "none", "there is no such folder")
+
+
+def test_a_port_in_use_is_one_line(tiny_bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = command("run", "--port", port, "--bundle", str(tiny_bundle))
+    assert_one_line_of_error(done, f"127.0.0.1 port {port}", "--port")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "word"),
+    [
+        (("run",), {"CLQ_SERVE_PROT": "1"}, "CLQ_SERVE_PROT: unknown variable"),
+        (("run",), {"CLQ_SERVE_PORT": "x"}, "CLQ_SERVE_PORT (--port): 'x'"),
+        (("run", "--threads", "0"), {}, "--threads"),
+        (("run", "--host", "no.such.host.invalid"), {}, "cannot listen"),
+        (("healthcheck", "--url", "http://127.0.0.1:9/readyz"), {}, "127.0.0.1:9"),
+        (("healthcheck", "--url", "nonsense"), {}, "nonsense"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    arguments: tuple[str, ...], variables: dict[str, str], word: str
+) -> None:
+    assert_one_line_of_error(command(*arguments, **variables), word)
+
+
+def test_version_and_help() -> None:
+    assert command("--version").stdout.strip() == "clq-serve 0.1.0"
+    text = command("--help").stdout
+    assert all(name in text for name in ("run", "check", "healthcheck"))
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = (
+        "import sys, clq_serve; "
+        "assert not {'numpy', 'PIL', 'fastapi', 'pydantic', 'onnxruntime'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0
+
+
+def test_preprocessing_needs_pillow_and_numpy_only() -> None:
+    code = (
+        "import sys, clq_serve.preprocess; "
+        "assert not {'fastapi', 'pydantic', 'onnxruntime', 'torch'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0
