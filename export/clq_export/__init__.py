@@ -1,0 +1,3 @@
+"""Exports CLQ checkpoints to bundles."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,206 @@
+"""From a checkpoint to a bundle NAME/VERSION/ that clq-serve runs: written beside, checked,
+renamed."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clq_export.errors import ExportError
+from clq_export.graph import INPUT, OPSET, write_graph
+from clq_export.parity import Parity, check_parity
+from clq_serve.bundle import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    ClassEntry,
+    InputSpec,
+    Manifest,
+    Metric,
+    OutputSpec,
+    PadRule,
+    ResizeRule,
+    Thresholds,
+    describe_file,
+    load_bundle,
+    write_manifest,
+)
+from clq_serve.candidates import Candidates
+from clq_serve.detector import DetectOptions
+from clq_serve.engine import OnnxEngine, check_golden
+from clq_serve.errors import ImageError
+from clq_serve.preprocess import ImageLimits, Pixels, decode_image, prepare
+from clq_train.checkpoint import load_model
+from clq_train.coco import category_ids, load_split, split_paths
+from clq_train.config import Config
+from clq_train.evaluate import Evaluation, TorchEngine, evaluate, input_rule
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export.
+
+    out         folder that gets NAME/VERSION/
+    version     None takes the next whole number that is free
+    golden      image files for golden.npz; none takes the first two of the split `val`
+    score       the service's default score threshold; None takes the configuration's
+    max         the service's default number of detections; None takes the configuration's
+    eval_split  split to measure the bundle on, None for no figures in the manifest
+    command     how to measure the same again, for the manifest
+    """
+
+    checkpoint: Path
+    config: Config
+    out: Path
+    version: int | None
+    golden: Sequence[Path]
+    score: float | None
+    max: int | None
+    trained_on: str
+    licence: str
+    eval_split: str | None
+    command: str
+    threads: int
+
+
+def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | None]:
+    """The folder of the new bundle, how far it is from torch, and its measured precision.
+
+    Raises ParityError, and leaves nothing behind, if the exported model is not the torch model;
+    ExportError for a folder that exists or a golden image that can't be read.
+    """
+    model, _ = load_model(request.checkpoint)
+    name = request.config.name
+    version = request.version or next_version(request.out / name)
+    final = request.out / name / str(version)
+    if final.exists():
+        raise ExportError(f"{final}: exists already; give another --version or none")
+    beside = request.out / f".{name}-{version}.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    # The loader holds folder names against the manifest, so the folder beside has the same two.
+    folder = beside / name / str(version)
+    folder.mkdir(parents=True)
+    try:
+        golden = golden_inputs(request)
+        reference = TorchEngine(model)
+        write_graph(model, folder / MODEL_FILE)
+        write_golden(folder / GOLDEN_FILE, golden, reference)
+        manifest = make_manifest(request, version, folder)
+        write_manifest(manifest, folder)
+        bundle = load_bundle(folder)
+        engine = OnnxEngine(bundle, request.threads)
+        parity = check_parity(engine, reference, golden, request.config.model.strides[-1])
+        check_golden(engine, bundle)
+        measured = None
+        if request.eval_split is not None:
+            rule = bundle.manifest.input.rule
+            options = DetectOptions(
+                request.config.eval.score, request.config.eval.iou, request.config.eval.max
+            )
+            measured = evaluate(engine, rule, request.config.data, request.eval_split, options)
+            metric = as_metric(measured, request)
+            write_manifest(manifest.model_copy(update={"metrics": (metric,)}), folder)
+            load_bundle(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return final, parity, measured
+
+
+def next_version(folder: Path) -> int:
+    """The whole number after the largest version in the folder of a model."""
+    found = [int(p.name) for p in folder.glob("*") if re.fullmatch(r"[1-9]\d*", p.name)]
+    return max(found, default=0) + 1
+
+
+def golden_inputs(request: ExportRequest) -> list[Pixels]:
+    """The golden images, prepared as the service prepares them."""
+    paths = list(request.golden)
+    if not paths:
+        paths = [record.path for record in load_split(request.config.data, "val")[:2]]
+    rule = input_rule(request.config)
+    inputs = []
+    for path in paths:
+        try:
+            pixels = decode_image(path.read_bytes(), ImageLimits(), rule.background).pixels
+        except OSError as error:
+            raise ExportError(f"{path}: {error.strerror}") from error
+        except ImageError as error:
+            raise ExportError(f"{path}: {error}") from error
+        inputs.append(prepare(pixels, rule)[0])
+    return inputs
+
+
+def write_golden(path: Path, inputs: Sequence[Pixels], reference: TorchEngine) -> None:
+    """golden.npz: each input and what torch gives for it."""
+    arrays: dict[str, np.ndarray] = {}
+    for i, pixels in enumerate(inputs):
+        arrays[f"images_{i}"] = pixels[None]
+        expected = reference.run(pixels[None])
+        arrays |= {f"{k}_{i}": v for k, v in zip(Candidates._fields, expected, strict=True)}
+    np.savez_compressed(path, **arrays)
+
+
+def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifest:
+    """The manifest of the files in the folder, without figures."""
+    config = request.config
+    source, _ = split_paths(config.data, "train")
+    ids = category_ids(config.data, source)
+    return Manifest(
+        format="clq-bundle",
+        format_version=1,
+        name=config.name,
+        version=version,
+        classes=tuple(
+            ClassEntry(name=name, category_id=category)
+            for name, category in zip(config.data.classes, ids, strict=True)
+        ),
+        input=InputSpec(
+            name=INPUT,
+            dtype="uint8",
+            layout="NHWC",
+            color="RGB",
+            resize=ResizeRule(
+                shorter_px=config.input.shorter_px,
+                longer_px=config.input.longer_px,
+                upscale=config.input.upscale,
+                filter="bilinear",
+            ),
+            pad=PadRule(multiple=config.model.strides[-1], value=config.input.pad_value),
+            background=config.input.background,
+        ),
+        outputs=OutputSpec(
+            **{name: name for name in Candidates._fields}, count=config.model.candidates
+        ),
+        thresholds=Thresholds(
+            score=config.eval.score if request.score is None else request.score,
+            iou=config.eval.iou,
+            max=request.max or config.eval.max,
+        ),
+        alpha=config.model.head.alpha,
+        files={name: describe_file(folder / name) for name in (MODEL_FILE, GOLDEN_FILE)},
+        trained_on=request.trained_on,
+        metrics=(),
+        licence=request.licence,
+        created={
+            "checkpoint": request.checkpoint.name,
+            "opset": str(OPSET),
+            **{p: importlib.metadata.version(p) for p in ("clq-export", "torch", "onnx")},
+        },
+    )
+
+
+def as_metric(measured: Evaluation, request: ExportRequest) -> Metric:
+    return Metric(
+        data=f"{request.config.name}: {request.eval_split}",
+        images=measured.images,
+        AP=round(measured.ap, 4),
+        AP50=round(measured.ap50, 4),
+        AP75=round(measured.ap75, 4),
+        command=request.command,
+    )

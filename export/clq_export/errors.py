@@ -1,0 +1,18 @@
+"""What this package raises for a user's mistake or an artefact that is not the model.
+
+ClqExportError
+├── ParityError   the exported graph differs from the torch model
+└── ExportError   an input or an output folder that can't be used
+"""
+
+
+class ClqExportError(Exception):
+    """Base of all; the command line prints its message and exits with 1."""
+
+
+class ParityError(ClqExportError):
+    pass
+
+
+class ExportError(ClqExportError):
+    pass

@@ -1,0 +1,87 @@
+"""A detector as an ONNX graph."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from clq_train.detector import ClqDetector
+
+OPSET = 22  # DeformConv (19), GroupNormalization (21)
+INPUT = "images"
+OUTPUTS = ("boxes", "scores", "labels", "cls_scores", "qualities")
+
+
+class _Traced(nn.Module):
+    """What the graph holds: from uint8 pixels to candidates."""
+
+    def __init__(self, model: ClqDetector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.candidates(images))
+
+
+def write_graph(model: ClqDetector, path: Path) -> None:
+    """Writes model.onnx: the detector in evaluation mode, on the CPU, in one file.
+
+    Input `images` uint8 [N, H, W, 3] with dynamic N, H and W (multiples of the largest stride);
+    normalisation is inside; deformable convolution is the standard DeformConv; outputs OUTPUTS with
+    model.config.candidates entries an image, see clq_serve.candidates.
+    """
+    stride = model.config.strides[-1]
+    batch = torch.export.Dim("N", min=1, max=1024)
+    rows = torch.export.Dim("rows", min=1, max=512)
+    cols = torch.export.Dim("cols", min=1, max=512)
+    # Unlike sizes, so that the tracer can't take one dimension for another.
+    example = torch.zeros(2, 4 * stride, 3 * stride, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            _Traced(model.eval()),
+            (example,),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: batch, 1: stride * rows, 2: stride * cols},),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+        )
+    assert program is not None
+    onnx.save(named_dimensions(program.model_proto), path)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def named_dimensions(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the dimensions of its input called N, H and W, and of its outputs N.
+
+    The tracer writes expressions such as `64*rows`, which runtimes show to their users.
+    """
+    for value, names in [
+        (graph.graph.input[0], ("N", "H", "W")),
+        *((value, ("N",)) for value in graph.graph.output),
+    ]:
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            dimension.dim_param = name
+    graph.producer_name, graph.doc_string = "clq-export", ""
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's progress and its warnings of its own internals; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

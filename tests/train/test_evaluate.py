@@ -1,0 +1,108 @@
+"""Average precision: perfect answers get 1, and the parts of the metric answer to what they
+should."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shapes_data import shapes_tree, write_shapes
+
+from clq_serve.candidates import Candidates
+from clq_serve.detector import DetectOptions
+from clq_serve.preprocess import plan
+from clq_train.coco import load_split
+from clq_train.config import parse_config
+from clq_train.evaluate import evaluate, ground_truth, input_rule, measure
+
+OPTIONS = DetectOptions(score=0.0, iou=1.0, max=100)
+
+
+@pytest.fixture
+def config(tmp_path):
+    # 180 px against a limit of 128: what comes back must have been scaled to the original.
+    return parse_config(shapes_tree(write_shapes(tmp_path, side=180)), "test")
+
+
+class Oracle:
+    """An engine that knows the annotations; `shift_px` moves its boxes, `wrong` swaps its
+    labels."""
+
+    def __init__(self, config, shift_px=0.0, wrong=False):
+        self.config, self.shift_px, self.wrong = config, shift_px, wrong
+        self.queue = load_split(config.data, "val")
+
+    def run(self, batch):
+        record = self.queue.pop(0)
+        geometry = plan(record.width, record.height, input_rule(self.config))
+        assert batch.shape == (1, geometry.padded_height, geometry.padded_width, 3)
+        boxes = (record.boxes + self.shift_px) * (geometry.resized_width / geometry.width)
+        labels = 1 - record.labels if self.wrong else record.labels
+        scores = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+        rows = boxes.astype(np.float32), scores, labels, scores, scores
+        return Candidates(*(row[None] for row in rows))
+
+
+def run(config, **changes):
+    rule = input_rule(config)
+    return evaluate(Oracle(config, **changes), rule, config.data, "val", OPTIONS, progress=False)
+
+
+def test_perfect_detections_have_an_average_precision_of_one(config):
+    result = run(config)
+    assert result.images == 4
+    assert result.ap == result.ap50 == result.ap75 == pytest.approx(1)
+    assert result.per_class == {"red": pytest.approx(1), "blue": pytest.approx(1)}
+
+
+def test_shifted_boxes_lose_at_strict_overlaps_first(config):
+    result = run(config, shift_px=3.0)
+    assert result.ap50 == pytest.approx(1)
+    assert result.ap < 0.9
+
+
+def test_wrong_labels_earn_nothing(config):
+    assert run(config, wrong=True).ap50 < 0.2
+
+
+def test_nothing_found_is_zero(config):
+    result = measure(ground_truth(config.data, "val"), [], config.data.classes)
+    assert (result.images, result.ap, result.per_class["red"]) == (4, 0.0, 0.0)
+
+
+def test_merged_and_dropped_categories_reach_the_ground_truth(tmp_path):
+    tree = shapes_tree(write_shapes(tmp_path))
+    whole = len(ground_truth(parse_config(tree, "t").data, "val")["annotations"])
+    tree["data"] |= {"classes": ["red"], "merge": {"blue": "red"}}
+    merged = ground_truth(parse_config(tree, "t").data, "val")
+    assert len(merged["annotations"]) == whole
+    assert {a["category_id"] for a in merged["annotations"]} == {0}
+
+
+def cli(*arguments):
+    command = [str(Path(sys.executable).parent / "clq-train"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_measures_a_checkpoint(checkpoint, shapes_folder):
+    done = cli("eval", checkpoint, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.classes=[red]", "data.drop=[blue]"], "was trained on ['red', 'blue']"),
+        (["--split", "test"], "no split 'test'; the configuration has train, val"),
+        (["model.x=1"], "model.x: Extra inputs are not permitted"),
+    ],
+)
+def test_the_command_line_ends_with_one_clear_line(checkpoint, arguments, message):
+    done = cli("eval", checkpoint, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("clq-train: ")
+    assert "Traceback" not in done.stderr
