@@ -1,5 +1,4 @@
-"""How much faster the exported model is than the torch model: `python benchmarks/engine.py
-CHECKPOINT`.
+"""How much faster the exported model is than torch: `python benchmarks/engine.py [CHECKPOINT]`.
 
 Both run the same prepared image on the same cores, by turns, in one process: the served graph in
 ONNX Runtime, and the checkpoint in torch in evaluation mode. Without CHECKPOINT, torch runs random

@@ -1,5 +1,4 @@
-"""From a checkpoint to a bundle NAME/VERSION/ that clq-serve runs: written beside, checked,
-renamed."""
+"""From a checkpoint to a bundle NAME/VERSION/: written beside, checked, renamed."""
 
 import importlib.metadata
 import os

@@ -1,5 +1,4 @@
-"""The whole path once through: train, export, serve (a real uvicorn), call; nothing in between is
-faked."""
+"""The whole path once through: train, export, serve (a real uvicorn), call; nothing is faked."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""Average precision: perfect answers get 1, and the parts of the metric answer to what they
-should."""
+"""Average precision: perfect answers get 1, and each mistake costs what it should."""
 
 import json
 import subprocess
@@ -15,6 +14,7 @@ from clq_serve.detector import DetectOptions
 from clq_serve.preprocess import plan
 from clq_train.coco import load_split
 from clq_train.config import parse_config
+from clq_train.errors import DataError
 from clq_train.evaluate import evaluate, ground_truth, input_rule, measure
 
 OPTIONS = DetectOptions(score=0.0, iou=1.0, max=100)
@@ -27,8 +27,7 @@ def config(tmp_path):
 
 
 class Oracle:
-    """An engine that knows the annotations; `shift_px` moves its boxes, `wrong` swaps its
-    labels."""
+    """An engine that knows the annotations; it may shift its boxes or swap its labels."""
 
     def __init__(self, config, shift_px=0.0, wrong=False):
         self.config, self.shift_px, self.wrong = config, shift_px, wrong
@@ -45,9 +44,9 @@ class Oracle:
         return Candidates(*(row[None] for row in rows))
 
 
-def run(config, **changes):
-    rule = input_rule(config)
-    return evaluate(Oracle(config, **changes), rule, config.data, "val", OPTIONS, progress=False)
+def run(config, by=None, **changes):
+    oracle, rule = Oracle(config, **changes), input_rule(config)
+    return evaluate(oracle, rule, config.data, "val", OPTIONS, by, progress=False)
 
 
 def test_perfect_detections_have_an_average_precision_of_one(config):
@@ -70,6 +69,28 @@ def test_wrong_labels_earn_nothing(config):
 def test_nothing_found_is_zero(config):
     result = measure(ground_truth(config.data, "val"), [], config.data.classes)
     assert (result.images, result.ap, result.per_class["red"]) == (4, 0.0, 0.0)
+
+
+def test_groups_of_images_are_measured_separately(config):
+    path = config.data.root / "annotations.json"
+    tree = json.loads(path.read_text())
+    for image in tree["images"]:
+        image["camera"] = "left" if image["id"] <= 3 else "right"
+    path.write_text(json.dumps(tree))
+
+    class BlindOnTheRight(Oracle):
+        def run(self, batch):
+            blind = len(self.queue) == 1
+            found = super().run(batch)
+            return found._replace(boxes=found.boxes * 0) if blind else found
+
+    rule = input_rule(config)
+    engine = BlindOnTheRight(config)
+    result = evaluate(engine, rule, config.data, "val", OPTIONS, "camera", progress=False)
+    assert result.per_group == {"left": pytest.approx(1), "right": 0.0}
+    assert 0 < result.ap < 1
+    with pytest.raises(DataError, match="image 1 has no key 'place'; it has id, file_name"):
+        run(config, by="place")
 
 
 def test_merged_and_dropped_categories_reach_the_ground_truth(tmp_path):

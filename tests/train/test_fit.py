@@ -1,5 +1,4 @@
-"""The loop: it learns, it resumes exactly, and nothing half-written is ever taken for a
-checkpoint."""
+"""The loop: it learns, resumes exactly, and never takes a partial checkpoint for a whole one."""
 
 import csv
 import math

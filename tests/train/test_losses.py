@@ -1,5 +1,4 @@
-"""Losses and scores against plain-loop references, and the eight combinations of the three
-switches."""
+"""Losses and scores against plain loops, and the eight combinations of the three switches."""
 
 import itertools
 import math

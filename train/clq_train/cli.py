@@ -50,6 +50,9 @@ def eval_(
         Path | None, typer.Option(help="YAML file with the data; a checkpoint has its own")
     ] = None,
     split: Annotated[str, typer.Option(help="name of a split in data.splits")] = "val",
+    by: Annotated[
+        str | None, typer.Option(help="key of the image records: AP of each value as well")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Measure COCO average precision through the service's own decoding, resizing and suppression.
@@ -65,14 +68,14 @@ def eval_(
         raise ConfigError(f"{target}: a bundle holds no data paths; name them by --config FILE")
     settings = load_config(config or target / "config.yaml", overrides or [])
     engine, rule, options = open_target(target, settings)
-    result = evaluate(engine, rule, settings.data, split, options)
+    result = evaluate(engine, rule, settings.data, split, options, by)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return
     typer.echo(f"{split}: {result.images} images")
     for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"):
         typer.echo(f"{name.replace('_', ' ').upper():12s} {100 * getattr(result, name):5.1f}")
-    for name, value in result.per_class.items():
+    for name, value in (result.per_class | result.per_group).items():
         typer.echo(f"  {name:16s} {100 * value:5.1f}" if value >= 0 else f"  {name:16s}   none")
 
 

@@ -1,9 +1,8 @@
-"""COCO average precision through the service's own path: its decoding, its resizing, its
-suppression."""
+"""COCO average precision through the service's own decoding, resizing and suppression."""
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from clq_serve.preprocess import ImageLimits, InputRule, Pixels, decode_image
 from clq_train.coco import category_labels, load_split, read_annotations, split_paths
 from clq_train.config import Config, DataConfig
 from clq_train.detector import ClqDetector
+from clq_train.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Evaluation:
     ap_medium: float
     ap_large: float
     per_class: dict[str, float]
+    per_group: dict[str, float]  # AP by the value of a key of the image records; empty if not asked
 
 
 class TorchEngine:
@@ -66,11 +67,14 @@ def evaluate(
     data: DataConfig,
     split: str,
     options: DetectOptions,
+    by: str | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Runs every image of the split through the service's detector and measures it as COCO does.
 
-    Raises DataError as load_split does.
+    by  key of the image records, such as a source or a camera, to measure each value of separately
+
+    Raises DataError as load_split does, and if an image record lacks the key.
     """
     records = load_split(data, split)
     detector = Detector(engine, ClassNms(), rule)
@@ -79,7 +83,30 @@ def evaluate(
         image = decode_image(record.path.read_bytes(), ImageLimits(), rule.background)
         (found,), _ = detector.detect([image], options)
         results += coco_results(record.image_id, found)
-    return measure(ground_truth(data, split), results, data.classes)
+    truth = ground_truth(data, split)
+    groups = {} if by is None else group_images(truth, by)
+    per_group = {
+        name: measure(only_images(truth, ids), results, data.classes).ap
+        for name, ids in groups.items()
+    }
+    return replace(measure(truth, results, data.classes), per_group=per_group)
+
+
+def group_images(truth: dict[str, Any], key: str) -> dict[str, set[int]]:
+    """Image ids by the value that their records have under a key."""
+    groups: dict[str, set[int]] = {}
+    for image in truth["images"]:
+        if key not in image:
+            raise DataError(f"image {image['id']!r} has no key {key!r}; it has {', '.join(image)}")
+        groups.setdefault(str(image[key]), set()).add(image["id"])
+    return groups
+
+
+def only_images(truth: dict[str, Any], ids: set[int]) -> dict[str, Any]:
+    """The part of a COCO tree that is about these images."""
+    images = [image for image in truth["images"] if image["id"] in ids]
+    annotations = [entry for entry in truth["annotations"] if entry["image_id"] in ids]
+    return {**truth, "images": images, "annotations": annotations}
 
 
 def coco_results(image_id: int, found: Detections) -> list[dict[str, Any]]:
@@ -117,11 +144,12 @@ def ground_truth(data: DataConfig, split: str) -> dict[str, Any]:
 
 
 def measure(truth: dict[str, Any], results: list[dict[str, Any]], classes: list[str]) -> Evaluation:
-    """COCO's metrics of results against a tree in COCO format (pycocotools does the counting)."""
-    images = len(truth["images"])
+    """COCO's metrics of the results that are about the tree's images (pycocotools counts)."""
+    ids = {image["id"] for image in truth["images"]}
+    results = [result for result in results if result["image_id"] in ids]
     if not results:
         zero = {name: 0.0 for name in classes}
-        return Evaluation(images, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, zero)
+        return Evaluation(len(ids), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, zero, {})
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = truth
@@ -136,4 +164,4 @@ def measure(truth: dict[str, Any], results: list[dict[str, Any]], classes: list[
         values = precision[:, :, label, 0, 2]
         valid = values[values > -1]
         per_class[name] = float(valid.mean()) if valid.size else -1.0
-    return Evaluation(images, *(float(v) for v in counted.stats[:6]), per_class)
+    return Evaluation(len(ids), *(float(v) for v in counted.stats[:6]), per_class, {})
