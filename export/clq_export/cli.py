@@ -93,7 +93,7 @@ def onnx(
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         app()
     except (ClqExportError, ClqTrainError, BundleError) as error:

@@ -80,7 +80,7 @@ def eval_(
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         app()
     except (ClqTrainError, BundleError) as error:
