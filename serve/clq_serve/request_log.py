@@ -13,6 +13,7 @@ from clq_serve.problems import internal_problem
 
 log = logging.getLogger(__name__)
 
+PROBES = ("/healthz", "/readyz")  # asked every few seconds: their lines would bury the others
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -49,7 +50,8 @@ class RequestLog:
             if status:
                 raise  # the answer has begun; the server closes the connection
             await internal_problem(Request(scope))(scope, receive, send_with_id)
-        log.info(
+        log.log(
+            logging.DEBUG if scope["path"] in PROBES else logging.INFO,
             "request_id=%s %s %s status=%d detections=%s ms=%.1f",
             request_id,
             scope["method"],

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from clq_serve.detector import Detections, DetectOptions, Prepared
 from clq_serve.errors import ClientLeft, DeadlineExceeded, ServeError, Unavailable, UploadTimeout
 from clq_serve.loading import LoadedModel
-from clq_serve.preprocess import DecodedImage, decode_image
+from clq_serve.preprocess import decode_image
 from clq_serve.responses import Timing
 from clq_serve.settings import Settings
 from clq_serve.uploads import read_image
@@ -37,7 +37,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    image: DecodedImage
+    """What a request holds while it waits for the engine: not the pixels at their full size."""
+
+    width: int
+    height: int
+    format: str
+    orientation_applied: bool
     prepared: Prepared
     sha256: str
     decode_ms: float
@@ -118,10 +123,10 @@ class DetectService:
                 self._engine, self.model.detector.detect_prepared, [decoded.prepared], options
             )
         return Outcome(
-            width=decoded.image.pixels.shape[1],
-            height=decoded.image.pixels.shape[0],
-            format=decoded.image.format,
-            orientation_applied=decoded.image.orientation_applied,
+            width=decoded.width,
+            height=decoded.height,
+            format=decoded.format,
+            orientation_applied=decoded.orientation_applied,
             sha256=decoded.sha256,
             detections=found,
             timing=Timing(
@@ -140,7 +145,15 @@ class DetectService:
         image = decode_image(data, self._settings.image_limits, background)
         prepared = self.model.detector.prepare(image)
         sha256 = hashlib.sha256(data).hexdigest()
-        return _Decoded(image, prepared, sha256, 1e3 * (time.perf_counter() - start))
+        return _Decoded(
+            width=image.pixels.shape[1],
+            height=image.pixels.shape[0],
+            format=image.format,
+            orientation_applied=image.orientation_applied,
+            prepared=prepared,
+            sha256=sha256,
+            decode_ms=1e3 * (time.perf_counter() - start),
+        )
 
 
 def _late(stage: str, timeout_s: float) -> ServeError:

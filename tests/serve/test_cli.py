@@ -196,3 +196,12 @@ def test_preprocessing_needs_pillow_and_numpy_only() -> None:
         "assert not {'fastapi', 'pydantic', 'onnxruntime', 'torch'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0
+
+
+def test_importing_the_package_switches_off_the_telemetry_of_onnx_runtime() -> None:
+    program = "import clq_serve.engine, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
