@@ -70,7 +70,7 @@ def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> None
     draw = ImageDraw.Draw(image)
     shorter_px = min(image.size)
     line_px = max(2, round(shorter_px / 400))
-    font = ImageFont.load_default(size=min(max(12, round(shorter_px / 55)), 32))
+    font = ImageFont.load_default(size=min(max(10, round(shorter_px / 75)), 32))
     for found in reversed(detections):
         draw.rectangle(
             _pixels_of(found.box, image.size), outline=colour_of(found.class_id), width=line_px
