@@ -14,7 +14,7 @@ from clq_train.clq import Objects
 from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError, ConfigError, DataError, TrainingError
-from clq_train.fit import Average, Trainer, fit, learning_rate, load_backbone
+from clq_train.fit import Average, MetricsFile, Trainer, fit, learning_rate, load_backbone
 from clq_train.samples import Batch
 
 
@@ -78,6 +78,22 @@ def test_workers_give_the_batches_of_the_main_process(tree, tmp_path):
     helped = fit(config_of(tree, steps=3), tmp_path / "helped", progress=False)
     for name, value in load_state(alone)["model"].items():
         assert torch.equal(load_state(helped)["model"][name], value), name
+
+
+def test_opening_the_metrics_of_a_run_loses_no_row_up_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    with MetricsFile(path, 0) as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, {"cls": step / 8})
+    with MetricsFile(path, 2):
+        pass  # a run that is killed before its first step
+    with MetricsFile(path, 2) as metrics:
+        metrics.write(3, {"cls": 9.0})
+    assert read_metrics(tmp_path) == [
+        {"step": "1", "cls": "0.125"},
+        {"step": "2", "cls": "0.25"},
+        {"step": "3", "cls": "9"},
+    ]
 
 
 def test_only_the_last_checkpoints_are_kept_and_a_partial_one_is_not_listed(tree, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from clq_train.checkpoint import list_checkpoints, load_state, save_checkpoint
-from clq_train.coco import load_split
+from clq_train.clq import Objects
+from clq_train.coco import Record, load_split
 from clq_train.config import BackboneConfig, Config, ScheduleConfig
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError, ConfigError, TrainingError
@@ -59,7 +61,7 @@ def fit(config: Config, run: Path, resume: bool = False, progress: bool = True) 
     return last
 
 
-def batches(records: list[Any], config: Config, start: int) -> Iterator[Batch]:
+def batches(records: list[Record], config: Config, start: int) -> Iterator[Batch]:
     """The batches of steps start + 1 .. schedule.steps."""
     stream = SampleStream(records, config)
     first = start * config.schedule.batch
@@ -100,7 +102,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         images = batch.images.to(self.device)
-        objects = [type(o)(*(t.to(self.device) for t in o)) for o in batch.objects]
+        objects = [
+            Objects(o.boxes.to(self.device), o.labels.to(self.device)) for o in batch.objects
+        ]
         dtype = AUTOCAST.get(self.config.run.autocast)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             losses = self.model.losses(images, objects)
@@ -168,26 +172,28 @@ class Average:
 
 
 class MetricsFile:
-    """metrics.csv of a run: one row a step. On resuming, rows after `start` are dropped."""
+    """metrics.csv of a run: one row a step. On resuming, the rows after `start` are dropped."""
 
     def __init__(self, path: Path, start: int) -> None:
-        rows = []
         if path.exists():
             with path.open(newline="") as old:
-                rows = [r for r in csv.reader(old) if r and r[0].isdigit() and int(r[0]) <= start]
-        self._file = path.open("w", newline="")
-        self._writer, self._kept, self._began = csv.writer(self._file), rows, time.monotonic()
-        self._header = False
+                header, *rows = [row for row in csv.reader(old) if row] or [[]]
+            beside = path.with_suffix(".tmp")
+            with beside.open("w", newline="") as new:
+                whole = (row for row in rows if len(row) == len(header))  # a kill can cut the last
+                csv.writer(new).writerows([header, *(r for r in whole if int(r[0]) <= start)])
+            os.replace(beside, path)
+        self._empty = not path.exists()
+        self._file = path.open("a", newline="")
+        self._writer, self._began = csv.writer(self._file), time.monotonic()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if not self._header:
+        if self._empty:
             self._writer.writerow(["step", "seconds", *values])
-            self._writer.writerows(self._kept)
-            self._header = True
+            self._empty = False
         seconds = time.monotonic() - self._began
         self._writer.writerow([step, f"{seconds:.1f}", *(f"{v:.6g}" for v in values.values())])
-        if step % 20 == 0:
-            self._file.flush()
+        self._file.flush()
 
     def __enter__(self) -> "MetricsFile":
         return self
