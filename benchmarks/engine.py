@@ -22,6 +22,7 @@ from clq_train.detector import ClqDetector
 from clq_train.evaluate import TorchEngine
 
 CONFIG = Path(__file__).parents[1] / "train/configs/webui_nano.yaml"
+PAUSE_S = 0.3  # ONNX Runtime's threads spin for a while after a run, and would slow torch's turn
 SIZES = ((1280, 832), (1024, 768), (640, 640))  # of padded inputs, width x height
 
 
@@ -49,6 +50,7 @@ def main() -> None:
         times: dict[str, list[float]] = {"torch": [], "onnx": []}
         for _ in range(arguments.repeats + 1):
             for name, engine in (("torch", reference), ("onnx", onnx)):
+                time.sleep(PAUSE_S)
                 start = time.perf_counter()
                 engine.run(batch)
                 times[name].append(1e3 * (time.perf_counter() - start))

@@ -1,6 +1,7 @@
 """From a checkpoint to a bundle NAME/VERSION/: written beside, checked, renamed."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -189,9 +190,17 @@ def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifes
         created={
             "checkpoint": request.checkpoint.name,
             "opset": str(OPSET),
+            "config": recorded_config(config),
             **{p: importlib.metadata.version(p) for p in ("clq-export", "torch", "onnx")},
         },
     )
+
+
+def recorded_config(config: Config) -> str:
+    """The resolved configuration as JSON, without the place of the data on this machine."""
+    tree = config.model_dump(mode="json")
+    tree["data"]["root"] = "DATA"
+    return json.dumps(tree)
 
 
 def as_metric(measured: Evaluation, request: ExportRequest) -> Metric:

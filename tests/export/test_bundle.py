@@ -85,6 +85,9 @@ def test_the_manifest_says_what_the_configuration_says(bundle, checkpoint):
     assert manifest.input.pad.multiple == 64
     assert manifest.outputs.count == config.model.candidates
     assert manifest.alpha == config.model.head.alpha
+    recorded = json.loads(manifest.created["config"])
+    assert recorded["model"] == config.model.model_dump(mode="json")
+    assert str(config.data.root) not in manifest.created["config"]
     (metric,) = manifest.metrics
     assert metric.images == 4
     assert "clq-train eval" in metric.command

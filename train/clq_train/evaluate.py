@@ -41,7 +41,7 @@ class TorchEngine:
 
     def __init__(self, model: ClqDetector, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        self._model = model.to(self._device, memory_format=torch.channels_last).eval()
+        self._model = model.to(self._device).eval()
 
     @torch.inference_mode()
     def run(self, batch: Pixels) -> Candidates:
