@@ -47,6 +47,7 @@ def test_overrides_replace_values_and_are_validated(file):
         ("model.candidates=1000", "candidates 1000 exceeds levels x candidates_per_level 200"),
         ("data.merge={green: yellow}", "'yellow', which is not in classes"),
         ("data.drop=[red]", "'red' is in classes"),
+        ("model.backbone.frozen_norm=true", "are for resnet50, not for regnet_nano"),
         ("steps", "expected key.path=value"),
         ("name.first=a", "'name' is a value, not a section"),
     ],

@@ -140,6 +140,26 @@ def test_a_loss_that_is_not_finite_stops_with_the_losses(tree):
         trainer.step(Batch(images, objects), 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gpu7", "'gpu7' is no device"), ("cuda:99", "'cuda:99' is not there; CUDA GPUs found: ")],
+)
+def test_a_device_that_is_not_there_is_named(tree, name, message):
+    tree["run"]["device"] = name
+    with pytest.raises(ConfigError, match=message):
+        Trainer(config_of(tree))
+
+
+def test_resnet50_with_group_norm_trains_on_whole_images(tree, tmp_path):
+    tree["model"]["backbone"] = {"name": "resnet50", "frozen_stages": 2, "frozen_norm": True}
+    tree["model"]["head"]["norm"] = "group"
+    tree["augment"] = {"shorter_px": [96, 128]}
+    fit(config_of(tree, steps=2, optimizer="sgd", lr=0.01, ema=None), tmp_path, progress=False)
+    rows = read_metrics(tmp_path)
+    assert len(rows) == 2
+    assert all(float(row[name]) > 0 for row in rows for name in ("cls", "reg", "lqe"))
+
+
 def schedule(**changes):
     return ScheduleConfig.model_validate(
         {

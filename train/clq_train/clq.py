@@ -93,8 +93,7 @@ class SharedNorm(nn.Module):
 
 
 class Tower(nn.Module):
-    """`depth` times conv3x3 without bias, normalisation, ReLU; convolutions shared over the
-    levels."""
+    """`tower_depth` times conv3x3 without bias, normalisation, ReLU; shared over the levels."""
 
     def __init__(self, config: HeadConfig, levels: int) -> None:
         super().__init__()

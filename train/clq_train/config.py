@@ -88,9 +88,15 @@ class BackboneConfig(Section):
         default=None, description="state dict of torchvision's backbone, .pth or .safetensors"
     )
     frozen_stages: int = Field(
-        default=0, ge=0, le=4, description="stem and this many stages minus one stay as they are"
+        default=0, ge=0, le=4, description="2: the stem and stage 1 stay as they are"
     )
     frozen_norm: bool = Field(default=False, description="batch-norm statistics and factors stay")
+
+    @model_validator(mode="after")
+    def _pretrained_only(self) -> Self:
+        if self.name != "resnet50" and (self.frozen_norm or self.weights is not None):
+            raise ValueError(f"weights and frozen_norm are for resnet50, not for {self.name}")
+        return self
 
 
 class NeckConfig(Section):

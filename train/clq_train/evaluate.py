@@ -18,6 +18,7 @@ from clq_serve.preprocess import ImageLimits, InputRule, Pixels, decode_image
 from clq_train.coco import category_labels, load_split, read_annotations, split_paths
 from clq_train.config import Config, DataConfig
 from clq_train.detector import ClqDetector
+from clq_train.device import open_device
 from clq_train.errors import DataError
 
 
@@ -40,7 +41,7 @@ class TorchEngine:
     """The trained module behind the interface of clq_serve's engines."""
 
     def __init__(self, model: ClqDetector, device: str = "cpu") -> None:
-        self._device = torch.device(device)
+        self._device = open_device(device)
         self._model = model.to(self._device).eval()
 
     @torch.inference_mode()

@@ -21,6 +21,7 @@ from clq_train.clq import Objects
 from clq_train.coco import Record, load_split
 from clq_train.config import BackboneConfig, Config, ScheduleConfig
 from clq_train.detector import ClqDetector
+from clq_train.device import open_device
 from clq_train.errors import CheckpointError, ConfigError, TrainingError
 from clq_train.samples import Batch, SampleStream, collate
 
@@ -84,7 +85,7 @@ class Trainer:
     def __init__(self, config: Config) -> None:
         torch.manual_seed(config.run.seed)
         self.config, self.schedule = config, config.schedule
-        self.device = torch.device(config.run.device)
+        self.device = open_device(config.run.device)
         model = ClqDetector(config.model, len(config.data.classes))
         load_backbone(model, config.model.backbone)
         # Channels last: 10 % faster on the CPU in bfloat16, the tensor cores' own layout on a GPU.
