@@ -54,22 +54,28 @@ def write_graph(model: ClqDetector, path: Path) -> None:
             optimize=True,
         )
     assert program is not None
-    onnx.save(named_dimensions(program.model_proto), path)
+    onnx.save(tidy(program.model_proto), path)
     onnx.checker.check_model(path, full_check=True)
 
 
-def named_dimensions(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the dimensions of its input called N, H and W, and of its outputs N.
+def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without the tracer's notes, and with its free dimensions called N, H and W.
 
-    The tracer writes expressions such as `64*rows`, which runtimes show to their users.
+    The notes are stack traces with the paths of the exporting machine, on every node; the tracer's
+    names of dimensions are expressions such as `64*rows`, which runtimes show to their users.
     """
+    inner = graph.graph
+    parts = [graph, inner, *inner.node, *inner.value_info, *inner.input, *inner.output]
+    for part in [*parts, *inner.initializer]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     for value, names in [
-        (graph.graph.input[0], ("N", "H", "W")),
-        *((value, ("N",)) for value in graph.graph.output),
+        (inner.input[0], ("N", "H", "W")),
+        *((value, ("N",)) for value in inner.output),
     ]:
         for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             dimension.dim_param = name
-    graph.producer_name, graph.doc_string = "clq-export", ""
+    graph.producer_name = "clq-export"
     return graph
 
 

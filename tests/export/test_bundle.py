@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -51,6 +52,12 @@ def test_the_graph_is_standard_onnx_with_dynamic_sizes(bundle):
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     sides = [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim]
     assert sides == ["N", "H", "W", 3]
+
+
+def test_the_graph_holds_no_path_of_the_machine_that_wrote_it(bundle):
+    data = bundle.model_path.read_bytes()
+    for trace in (b".py", str(Path(__file__).parents[2]).encode(), b"stack_trace"):
+        assert trace not in data
 
 
 @pytest.mark.parametrize("count", [1, 3])
