@@ -37,7 +37,7 @@ from clq_serve.preprocess import ImageLimits, Pixels, decode_image, prepare
 from clq_train.checkpoint import load_model
 from clq_train.coco import category_ids, load_split, split_paths
 from clq_train.config import Config
-from clq_train.evaluate import Evaluation, TorchEngine, evaluate, input_rule
+from clq_train.evaluate import Evaluation, TorchEngine, evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def golden_inputs(request: ExportRequest) -> list[Pixels]:
     paths = list(request.golden)
     if not paths:
         paths = [record.path for record in load_split(request.config.data, "val")[:2]]
-    rule = input_rule(request.config)
+    rule = request.config.input_rule
     inputs = []
     for path in paths:
         try:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clq_train.boxes import decode_deltas, encode_deltas, paired_iou_giou, pairwise_iou
+from clq_train.boxes import DELTA_STDS, decode_deltas, paired_iou_giou, pairwise_iou
 
 coordinate = st.floats(-50, 50, width=32)
 side = st.floats(0.5, 60, width=32)
@@ -33,6 +33,14 @@ def test_overlaps_equal_plain_arithmetic(pairs):
         assert iou[i].item() == pytest.approx(expected_iou, abs=1e-4)
         assert giou[i].item() == pytest.approx(expected_giou, abs=1e-4)
         assert table[i, i].item() == pytest.approx(expected_iou, abs=1e-4)
+
+
+def encode_deltas(boxes, anchors):
+    """The regression outputs that decode to these boxes: (..., 4), (..., 4) -> (..., 4)."""
+    size = anchors[..., 2:] - anchors[..., :2]
+    shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2 / size
+    log_ratio = ((boxes[..., 2:] - boxes[..., :2]) / size).log()
+    return torch.cat([shift, log_ratio], -1) / boxes.new_tensor(DELTA_STDS)
 
 
 @given(box, box)

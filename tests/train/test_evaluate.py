@@ -15,7 +15,7 @@ from clq_serve.preprocess import plan
 from clq_train.coco import load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
-from clq_train.evaluate import evaluate, ground_truth, input_rule, measure
+from clq_train.evaluate import evaluate, ground_truth, measure
 
 OPTIONS = DetectOptions(score=0.0, iou=1.0, max=100)
 
@@ -35,7 +35,7 @@ class Oracle:
 
     def run(self, batch):
         record = self.queue.pop(0)
-        geometry = plan(record.width, record.height, input_rule(self.config))
+        geometry = plan(record.width, record.height, self.config.input_rule)
         assert batch.shape == (1, geometry.padded_height, geometry.padded_width, 3)
         boxes = (record.boxes + self.shift_px) * (geometry.resized_width / geometry.width)
         labels = 1 - record.labels if self.wrong else record.labels
@@ -45,7 +45,7 @@ class Oracle:
 
 
 def run(config, by=None, **changes):
-    oracle, rule = Oracle(config, **changes), input_rule(config)
+    oracle, rule = Oracle(config, **changes), config.input_rule
     return evaluate(oracle, rule, config.data, "val", OPTIONS, by, progress=False)
 
 
@@ -84,7 +84,7 @@ def test_groups_of_images_are_measured_separately(config):
             found = super().run(batch)
             return found._replace(boxes=found.boxes * 0) if blind else found
 
-    rule = input_rule(config)
+    rule = config.input_rule
     engine = BlindOnTheRight(config)
     result = evaluate(engine, rule, config.data, "val", OPTIONS, "camera", progress=False)
     assert result.per_group == {"left": pytest.approx(1), "right": 0.0}

@@ -1,4 +1,4 @@
-"""The box geometry of the project: overlap, and the coding of boxes against anchors.
+"""The box geometry of the project: overlap, and the decoding of boxes against anchors.
 
 Boxes are x1 y1 x2 y2 in input pixels everywhere in this package.
 Letters: A anchors, M boxes, P pairs.
@@ -59,15 +59,3 @@ def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
     log_ratio = (deltas[..., 2:] * stds[2:]).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     new_centre, half = centre + shift * size, size * log_ratio.exp() / 2
     return torch.cat([new_centre - half, new_centre + half], -1)
-
-
-def encode_deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """The regression outputs that decode to these boxes: (..., 4), (..., 4) -> (..., 4).
-
-    Inverse of decode_deltas for boxes of positive size; used by tests and by whoever debugs a
-    target.
-    """
-    size = anchors[..., 2:] - anchors[..., :2]
-    shift = (boxes[..., 2:] + boxes[..., :2] - anchors[..., 2:] - anchors[..., :2]) / 2 / size
-    log_ratio = ((boxes[..., 2:] - boxes[..., :2]) / size).log()
-    return torch.cat([shift, log_ratio], -1) / boxes.new_tensor(DELTA_STDS)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clq_serve.preprocess import InputRule
 from clq_train.errors import ConfigError
 
 
@@ -195,6 +196,18 @@ class Config(Section):
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
     eval: EvalConfig = EvalConfig()
+
+    @property
+    def input_rule(self) -> InputRule:
+        """How the service will turn an image into the input of this model."""
+        return InputRule(
+            shorter_px=self.input.shorter_px,
+            longer_px=self.input.longer_px,
+            upscale=self.input.upscale,
+            multiple=self.model.strides[-1],
+            pad_value=self.input.pad_value,
+            background=self.input.background,
+        )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

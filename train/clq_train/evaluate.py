@@ -16,7 +16,7 @@ from clq_serve.detector import Detections, DetectOptions, Detector, Engine
 from clq_serve.nms import ClassNms
 from clq_serve.preprocess import ImageLimits, InputRule, Pixels, decode_image
 from clq_train.coco import category_labels, load_split, read_annotations, split_paths
-from clq_train.config import Config, DataConfig
+from clq_train.config import DataConfig
 from clq_train.detector import ClqDetector
 from clq_train.device import open_device
 from clq_train.errors import DataError
@@ -48,18 +48,6 @@ class TorchEngine:
     def run(self, batch: Pixels) -> Candidates:
         found = self._model.candidates(torch.from_numpy(batch).to(self._device))
         return Candidates(*(tensor.cpu().numpy() for tensor in found))
-
-
-def input_rule(config: Config) -> InputRule:
-    """The service's input rule of a configuration."""
-    return InputRule(
-        shorter_px=config.input.shorter_px,
-        longer_px=config.input.longer_px,
-        upscale=config.input.upscale,
-        multiple=config.model.strides[-1],
-        pad_value=config.input.pad_value,
-        background=config.input.background,
-    )
 
 
 def evaluate(

@@ -6,7 +6,7 @@ repeat each other, and a run that resumes goes on with the very samples it would
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from clq_serve.preprocess import ImageLimits, decode_image
+from clq_serve.preprocess import ImageLimits, decode_image, plan, resize
 from clq_train.clq import Objects
 from clq_train.coco import Record
 from clq_train.config import AugmentConfig, Config
@@ -151,10 +151,10 @@ def _whole(
     """The whole image, its shorter side drawn from the range."""
     height, width = pixels.shape[:2]
     low, high = config.augment.shorter_px or (0, 0)
-    shorter = int(rng.integers(low, high + 1))
-    scale = min(shorter / min(width, height), config.input.longer_px / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    rule = replace(config.input_rule, shorter_px=int(rng.integers(low, high + 1)), upscale=True)
+    geometry = plan(width, height, rule)
+    size = geometry.resized_width, geometry.resized_height
+    resized = resize(pixels, *size)
     factor = size[0] / width, size[1] / height
     moved = boxes * np.array([*factor, *factor])
     return _clip(resized, moved, labels, size, config.augment.min_visible)

@@ -10,7 +10,7 @@ from clq_serve.preprocess import InputRule
 from clq_train.checkpoint import load_model
 from clq_train.config import Config
 from clq_train.errors import ConfigError
-from clq_train.evaluate import TorchEngine, input_rule
+from clq_train.evaluate import TorchEngine
 
 
 def open_target(target: Path, config: Config) -> tuple[Engine, InputRule, DetectOptions]:
@@ -27,7 +27,7 @@ def open_target(target: Path, config: Config) -> tuple[Engine, InputRule, Detect
         return OnnxEngine(bundle, os.cpu_count() or 1), bundle.manifest.input.rule, options
     model, own = load_model(target)
     _check_classes(own.data.classes, config.data.classes, target)
-    return TorchEngine(model, config.run.device), input_rule(own), options
+    return TorchEngine(model, config.run.device), own.input_rule, options
 
 
 def _check_classes(own: list[str], asked: list[str], target: Path) -> None:
