@@ -96,6 +96,15 @@ def test_opening_the_metrics_of_a_run_loses_no_row_up_to_the_checkpoint(tmp_path
     ]
 
 
+def test_metrics_get_their_header_after_a_run_that_was_killed_before_its_first_row(tmp_path):
+    path = tmp_path / "metrics.csv"
+    with MetricsFile(path, 0):
+        pass
+    with MetricsFile(path, 0) as metrics:
+        metrics.write(1, {"cls": 0.5})
+    assert read_metrics(tmp_path) == [{"step": "1", "cls": "0.5"}]
+
+
 def test_only_the_last_checkpoints_are_kept_and_a_partial_one_is_not_listed(tree, tmp_path):
     run = fit(config_of(tree, steps=12), tmp_path / "run", progress=False).parent
     assert [p.name for p in list_checkpoints(run)] == ["step-000009", "step-000012"]

@@ -176,15 +176,16 @@ class MetricsFile:
     """metrics.csv of a run: one row a step. On resuming, the rows after `start` are dropped."""
 
     def __init__(self, path: Path, start: int) -> None:
-        if path.exists():
+        # A run that was killed before its first row leaves an empty file, without a header.
+        self._empty = not path.exists() or path.stat().st_size == 0
+        if not self._empty:
             with path.open(newline="") as old:
-                header, *rows = [row for row in csv.reader(old) if row] or [[]]
+                header, *rows = csv.reader(old)
             beside = path.with_suffix(".tmp")
             with beside.open("w", newline="") as new:
                 whole = (row for row in rows if len(row) == len(header))  # a kill can cut the last
                 csv.writer(new).writerows([header, *(r for r in whole if int(r[0]) <= start)])
             os.replace(beside, path)
-        self._empty = not path.exists()
         self._file = path.open("a", newline="")
         self._writer, self._began = csv.writer(self._file), time.monotonic()
 
