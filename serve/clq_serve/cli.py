@@ -86,7 +86,7 @@ def check(bundle: Annotated[Path, typer.Argument(help="Folder NAME/VERSION.")]) 
     """Check a bundle: schema, digests, graph, golden results on this machine."""
     from clq_serve.loading import load_model
 
-    model = load_model(Settings(bundle=bundle))
+    model = load_model(Settings(), bundle)
     manifest = model.bundle.manifest
     typer.echo(
         f"ok: {manifest.name}/{manifest.version} {model.bundle.digest} "

@@ -117,18 +117,30 @@ class Detector:
         batch would change an image's result with its neighbours.
         """
         found: dict[int, Detections] = {}
-        infer_s = post_s = 0.0
+        infer_ms = post_ms = 0.0
         for indices in _by_shape(images):
-            start = time.perf_counter()
-            candidates = self._engine.run(np.stack([images[i].pixels for i in indices]))
-            between = time.perf_counter()
-            for row, index in enumerate(indices):
-                one = Candidates(*(array[row] for array in candidates))
-                found[index] = self._finish(one, images[index].geometry, options)
-            infer_s += between - start
-            post_s += time.perf_counter() - between
-        times = StageTimes(0.0, 1e3 * infer_s, 1e3 * post_s)
-        return [found[index] for index in range(len(images))], times
+            group = [images[i] for i in indices]
+            detections, times = self.detect_batch(group, [options] * len(group))
+            found.update(zip(indices, detections, strict=True))
+            infer_ms += times.infer_ms
+            post_ms += times.post_ms
+        return [found[i] for i in range(len(images))], StageTimes(0.0, infer_ms, post_ms)
+
+    def detect_batch(
+        self, images: Sequence[Prepared], options: Sequence[DetectOptions]
+    ) -> tuple[list[Detections], StageTimes]:
+        """The detections of images of one padded shape, each by its own options, in one call of the
+        engine (prepare_ms is 0).
+        """
+        start = time.perf_counter()
+        candidates = self._engine.run(np.stack([image.pixels for image in images]))
+        between = time.perf_counter()
+        found = [
+            self._finish(Candidates(*(array[row] for array in candidates)), image.geometry, wanted)
+            for row, (image, wanted) in enumerate(zip(images, options, strict=True))
+        ]
+        post_s = time.perf_counter() - between
+        return found, StageTimes(0.0, 1e3 * (between - start), 1e3 * post_s)
 
     def _finish(self, one: Candidates, geometry: Geometry, options: DetectOptions) -> Detections:
         """Suppression and mapping back, for the (K, ...) candidates of one image."""

@@ -6,6 +6,7 @@ ClqServeError
 ├── SettingsError          a CLQ_SERVE_* variable or a flag is wrong; refuses to start
 └── ServeError             one request gets a problem answer with `status` and `code`
     ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
+    ├── UnknownModel       404  no model of that name or version is loaded
     ├── UploadTimeout      408  the body did not arrive in time
     ├── BodyTooLarge       413  more bytes than the service takes
     ├── WrongContentType   415  the body is neither a form nor an image
@@ -66,6 +67,12 @@ class BadRequest(ServeError):
     status = 400
     code = "bad_request"
     title = "Bad request"
+
+
+class UnknownModel(ServeError):
+    status = 404
+    code = "unknown_model"
+    title = "There is no such model"
 
 
 class UploadTimeout(ServeError):

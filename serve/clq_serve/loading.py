@@ -1,7 +1,8 @@
-"""From settings to a model that has proved itself: loaded, checked and warm."""
+"""From a bundle to a model that has proved itself: loaded, checked and warm."""
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from clq_serve.bundle import Bundle, builtin_bundle_path, load_bundle
 from clq_serve.detector import DetectOptions, Detector
@@ -16,24 +17,35 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """A model ready for requests.
 
+    lanes            one detector for each lane of the scheduler, with an engine of its own
+    wide             a detector whose engine uses all cores, for an image that is alone in the
+                     service; None where lanes are not one core each
     provider         the ONNX Runtime provider in use
     golden_examples  how many golden examples it reproduced on this machine
     """
 
     bundle: Bundle
-    detector: Detector
+    lanes: tuple[Detector, ...]
+    wide: Detector | None
     provider: str
     golden_examples: int
 
+    @property
+    def name(self) -> str:
+        return self.bundle.manifest.name
 
-def load_model(settings: Settings) -> LoadedModel:
-    """The model that `settings` name, ready to answer.  Raises BundleError."""
-    path = builtin_bundle_path() if settings.bundle is None else settings.bundle
-    bundle = load_bundle(path)
+    @property
+    def version(self) -> int:
+        return self.bundle.manifest.version
+
+
+def load_model(settings: Settings, path: Path | None = None) -> LoadedModel:
+    """The bundle in `path` (None: the built-in one), ready to answer.  Raises BundleError."""
+    bundle = load_bundle(builtin_bundle_path() if path is None else path)
     engine = OnnxEngine(bundle, settings.threads)
     examples = check_golden(engine, bundle)
     detector = Detector(engine, ClassNms(), bundle.manifest.input.rule)
     options = DetectOptions.from_thresholds(bundle.manifest.thresholds)
     detector.detect([read_golden(bundle)[0][0][0]], options)  # warms the rest
-    log.debug("%s: %d golden examples reproduced", path, examples)
-    return LoadedModel(bundle, detector, engine.provider, examples)
+    log.debug("%s: %d golden examples reproduced", bundle.path, examples)
+    return LoadedModel(bundle, (detector,), None, engine.provider, examples)

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from clq_serve.app import create_app
 from clq_serve.errors import SettingsError
 from clq_serve.loading import LoadedModel, load_model
+from clq_serve.models import ModelStore
 from clq_serve.settings import Settings
 
 
@@ -24,9 +25,9 @@ def serve(settings: Settings) -> None:
     """
     _print_settings(settings)
     with _listen(settings) as listener:
-        model = load_model(settings)
+        model = load_model(settings, settings.bundle)
         _print_model(model)
-        app = create_app(settings, model)
+        app = create_app(settings, ModelStore([model]))
         config = uvicorn.Config(
             app,
             http="httptools",

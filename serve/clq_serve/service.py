@@ -1,30 +1,53 @@
-"""One request from its bytes to its detections: admission, decoding, queue, engine, deadline."""
+"""One image from its bytes to its detections: admission, decoding, queue, engine, deadline."""
 
 import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-
-from starlette.requests import Request
+from enum import StrEnum
 
 from clq_serve.detector import Detections, DetectOptions, Prepared
-from clq_serve.errors import ClientLeft, DeadlineExceeded, ServeError, Unavailable, UploadTimeout
+from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
 from clq_serve.loading import LoadedModel
+from clq_serve.models import ModelStore
 from clq_serve.preprocess import decode_image
 from clq_serve.responses import Timing
 from clq_serve.settings import Settings
-from clq_serve.uploads import read_image
 
 MAX_DECODERS = 4
 
 
+class Priority(StrEnum):
+    """`interactive` goes before `bulk`, which is not starved."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectCall:
+    """What is wanted of one image.
+
+    deadline_s  time.monotonic() after which nobody waits for the answer
+    timeout_s   what the request was given from its start to deadline_s
+    gone        whether the client has left
+    """
+
+    model: LoadedModel
+    options: DetectOptions
+    priority: Priority
+    deadline_s: float
+    timeout_s: float
+    gone: Callable[[], Awaitable[bool]]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one request came to; `sha256` is of the uploaded bytes."""
+    """What one image came to; `sha256` is of the uploaded bytes."""
 
     width: int
     height: int
@@ -36,8 +59,29 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Visit:
+    """One request inside the service.
+
+    deadline_s  time.monotonic() at which its time is over
+    timeout_s   what it was given
+    """
+
+    deadline_s: float
+    timeout_s: float
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """Around the reading of the body.  Raises UploadTimeout when the time is over."""
+        try:
+            async with asyncio.timeout(self.deadline_s - time.monotonic()):
+                yield
+        except TimeoutError:
+            raise UploadTimeout(f"the image did not arrive within {self.timeout_s:g} s") from None
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
-    """What a request holds while it waits for the engine: not the pixels at their full size."""
+    """What an image holds while it waits for the engine: not the pixels at their full size."""
 
     width: int
     height: int
@@ -48,23 +92,17 @@ class _Decoded:
     decode_ms: float
 
 
-@dataclass(slots=True)
-class _Progress:
-    stage: str
-    started: float  # time.perf_counter(), seconds
-
-
 class DetectService:
-    """Runs requests against one model: decoding in a small pool, the engine in a thread of its own.
+    """Runs images against the loaded models: decoding in a small pool, engines in their threads.
 
     At most `settings.max_pending` requests are inside at a time, whatever they wait for, so that
     memory is bounded by max_pending times the largest accepted upload; one more is refused at once.
     """
 
-    def __init__(self, model: LoadedModel, settings: Settings) -> None:
-        self.model = model
+    def __init__(self, models: ModelStore, settings: Settings) -> None:
+        self.models = models
         self.draining = False
-        self._settings = settings
+        self.settings = settings
         self._pending = 0
         self._engine_free = asyncio.Lock()
         decoders = min(MAX_DECODERS, settings.threads)
@@ -76,52 +114,59 @@ class DetectService:
         self._decoders.shutdown(cancel_futures=True)
         self._engine.shutdown(cancel_futures=True)
 
-    async def detect(self, request: Request, options: DetectOptions) -> Outcome:
-        """The detections in the image that `request` carries.
+    @asynccontextmanager
+    async def visit(self, timeout_s: float | None = None) -> AsyncIterator[Visit]:
+        """Around everything that is done for one request, the reading of its body included.
 
-        Raises ServeError: Unavailable at once when max_pending requests are inside; UploadTimeout
-        or DeadlineExceeded after request_timeout_s; whatever the body or the image is refused for.
+        timeout_s  what the client asks for; the setting request_timeout_s is the most it gets
+
+        Raises Unavailable at once when max_pending requests are inside.
         """
-        with self._admitted():
-            progress = _Progress("upload", time.perf_counter())
-            try:
-                async with asyncio.timeout(self._settings.request_timeout_s):
-                    return await self._run(request, options, progress)
-            except TimeoutError:
-                raise _late(progress.stage, self._settings.request_timeout_s) from None
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._pending >= self._settings.max_pending:
+        if self._pending >= self.settings.max_pending:
             raise Unavailable(
                 f"{self._pending} requests are pending already; try again later",
                 extra={
-                    "limit": self._settings.max_pending,
+                    "limit": self.settings.max_pending,
                     "observed": self._pending + 1,
                     "retry_after": random.randint(1, 3),  # apart, or they all come back together
                 },
             )
+        given_s = min(timeout_s or self.settings.request_timeout_s, self.settings.request_timeout_s)
         self._pending += 1
         try:
-            yield
+            yield Visit(time.monotonic() + given_s, given_s)
         finally:
             self._pending -= 1
 
-    async def _run(self, request: Request, options: DetectOptions, progress: _Progress) -> Outcome:
+    async def detect(self, data: bytes, call: DetectCall) -> Outcome:
+        """The detections in the image file `data`.
+
+        Raises ServeError: DeadlineExceeded, ClientLeft, or what the image is refused for.
+        """
+        stage = "decode"
+        started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        data = await read_image(request, self._settings.max_body_bytes)
-        progress.stage = "decode"
-        decoded = await loop.run_in_executor(self._decoders, self._decode, data)
-        progress.stage = "queue"
-        queued = time.perf_counter()
-        async with self._engine_free:
-            if await request.is_disconnected():
-                raise ClientLeft("the client left before its image reached the model")
-            progress.stage = "infer"
-            queue_ms = 1e3 * (time.perf_counter() - queued)
-            (found,), times = await loop.run_in_executor(
-                self._engine, self.model.detector.detect_prepared, [decoded.prepared], options
-            )
+        try:
+            async with asyncio.timeout(call.deadline_s - time.monotonic()):
+                decoded = await loop.run_in_executor(self._decoders, self._decode, data, call.model)
+                stage = "queue"
+                queued = time.perf_counter()
+                async with self._engine_free:
+                    if await call.gone():
+                        raise ClientLeft("the client left before its image reached the model")
+                    stage = "infer"
+                    queue_ms = 1e3 * (time.perf_counter() - queued)
+                    (found,), times = await loop.run_in_executor(
+                        self._engine,
+                        call.model.lanes[0].detect_batch,
+                        [decoded.prepared],
+                        [call.options],
+                    )
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no result within {call.timeout_s:g} s; the time ran out in stage {stage!r}",
+                extra={"stage": stage, "limit": call.timeout_s},
+            ) from None
         return Outcome(
             width=decoded.width,
             height=decoded.height,
@@ -134,16 +179,16 @@ class DetectService:
                 queue=round(queue_ms, 3),
                 infer=round(times.infer_ms, 3),
                 post=round(times.post_ms, 3),
-                total=round(1e3 * (time.perf_counter() - progress.started), 3),
+                total=round(1e3 * (time.perf_counter() - started), 3),
                 batch_size=1,
             ),
         )
 
-    def _decode(self, data: bytes) -> _Decoded:
+    def _decode(self, data: bytes, model: LoadedModel) -> _Decoded:
         start = time.perf_counter()
-        background = self.model.bundle.manifest.input.background
-        image = decode_image(data, self._settings.image_limits, background)
-        prepared = self.model.detector.prepare(image)
+        background = model.bundle.manifest.input.background
+        image = decode_image(data, self.settings.image_limits, background)
+        prepared = model.lanes[0].prepare(image)
         sha256 = hashlib.sha256(data).hexdigest()
         return _Decoded(
             width=image.pixels.shape[1],
@@ -154,12 +199,3 @@ class DetectService:
             sha256=sha256,
             decode_ms=1e3 * (time.perf_counter() - start),
         )
-
-
-def _late(stage: str, timeout_s: float) -> ServeError:
-    if stage == "upload":
-        return UploadTimeout(f"the image did not arrive within {timeout_s:g} s")
-    return DeadlineExceeded(
-        f"no result within {timeout_s:g} s; the time ran out in stage {stage!r}",
-        extra={"stage": stage, "limit": timeout_s},
-    )

@@ -25,6 +25,7 @@ from clq_serve.app import create_app
 from clq_serve.bundle import Manifest, describe_file, write_manifest
 from clq_serve.candidates import Candidates
 from clq_serve.loading import LoadedModel, load_model
+from clq_serve.models import ModelStore
 from clq_serve.settings import Settings
 
 CELL_PX = 32
@@ -51,7 +52,7 @@ def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_loaded(tiny_bundle: Path) -> LoadedModel:
-    return load_model(Settings(bundle=tiny_bundle, threads=1))
+    return load_model(Settings(threads=1), tiny_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +83,11 @@ def server(tiny_bundle: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def running(settings: Settings, model: LoadedModel | None) -> Iterator[str]:
     """uvicorn with the real application in a thread."""
-    config = uvicorn.Config(create_app(settings, model), log_config=None, lifespan="on")
+    config = uvicorn.Config(
+        create_app(settings, None if model is None else ModelStore([model])),
+        log_config=None,
+        lifespan="on",
+    )
     uvicorn_server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})

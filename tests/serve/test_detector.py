@@ -26,7 +26,7 @@ def test_a_painted_cell_is_found_where_it_was_painted(tiny_model_loaded: LoadedM
     scale = 96 / 200
     box = [round(32 / scale), round(64 / scale), round(64 / scale), round(96 / scale)]
     pixels[box[1] : box[3], box[0] : box[2]] = (0, 0, 255)
-    (found,), times = tiny_model_loaded.detector.detect([pixels], ALL)
+    (found,), times = tiny_model_loaded.lanes[0].detect([pixels], ALL)
     assert found.labels.tolist() == [2]
     assert found.boxes[0] == pytest.approx(box, abs=1)
     assert found.scores[0] == pytest.approx(1.0, abs=0.05)
@@ -39,7 +39,7 @@ def test_a_batch_of_any_sizes_gives_what_each_image_gives_alone(
     rng = np.random.default_rng(2)
     sizes = [(64, 64), (200, 90), (64, 64), (90, 200), (70, 40), (200, 90), (1, 1)]
     images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in sizes]
-    detector = tiny_model_loaded.detector
+    detector = tiny_model_loaded.lanes[0]
     together, _ = detector.detect(images, ALL)
     alone = [detector.detect([image], ALL)[0][0] for image in images]
     assert all(same(a, b) for a, b in zip(together, alone, strict=True))
@@ -49,7 +49,7 @@ def test_a_batch_of_any_sizes_gives_what_each_image_gives_alone(
 def test_a_decoded_image_and_its_pixels_give_the_same(tiny_model_loaded: LoadedModel) -> None:
     pixels = np.random.default_rng(4).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     decoded = DecodedImage(pixels, "PNG", False)
-    found, _ = tiny_model_loaded.detector.detect([pixels, decoded], ALL)
+    found, _ = tiny_model_loaded.lanes[0].detect([pixels, decoded], ALL)
     assert same(found[0], found[1])
 
 
@@ -58,7 +58,7 @@ def test_options_choose_what_is_given(tiny_model_loaded: LoadedModel) -> None:
     pixels[:32, :32] = (255, 0, 0)
     pixels[:32, 32:64] = (0, 200, 0)
     pixels[:32, 64:] = (0, 0, 150)
-    detect = tiny_model_loaded.detector.detect
+    detect = tiny_model_loaded.lanes[0].detect
 
     def labels(options: DetectOptions) -> list[int]:
         return detect([pixels], options)[0][0].labels.tolist()
@@ -74,7 +74,7 @@ def test_options_choose_what_is_given(tiny_model_loaded: LoadedModel) -> None:
 def test_detections_stay_inside_the_image(tiny_model_loaded: LoadedModel) -> None:
     white = np.full((70, 70, 3), 255, np.uint8)
     white[..., 1] = 0
-    (found,), _ = tiny_model_loaded.detector.detect([white], DetectOptions(0.0, 0.6, 1000))
+    (found,), _ = tiny_model_loaded.lanes[0].detect([white], DetectOptions(0.0, 0.6, 1000))
     assert len(found.scores) > 4
     assert found.boxes.min() >= 0
     assert found.boxes.max() <= 70

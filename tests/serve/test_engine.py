@@ -172,7 +172,7 @@ def test_other_golden_results_are_refused(
 ) -> None:
     rewrite_golden(bundle_copy, change)
     with pytest.raises(BundleError, match="this machine computes other results"):
-        load_model(Settings(bundle=bundle_copy, threads=1))
+        load_model(Settings(threads=1), bundle_copy)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ class BrokenEngine:
 
 def loaded(folder: Path, engine: GatedEngine | BrokenEngine) -> LoadedModel:
     bundle = load_bundle(folder)
-    return LoadedModel(bundle, Detector(engine, ClassNms(), bundle.manifest.input.rule), "test", 0)
+    return LoadedModel(
+        bundle, (Detector(engine, ClassNms(), bundle.manifest.input.rule),), None, "test", 0
+    )
 
 
 @pytest.fixture
