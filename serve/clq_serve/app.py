@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 
-from clq_serve import __version__, problems, routes_detect, routes_info
+from clq_serve import __version__, problems, routes_detect, routes_info, routes_probes
 from clq_serve.csp import content_security_policy
 from clq_serve.loading import load_model
 from clq_serve.models import ModelStore
@@ -47,6 +47,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     problems.install(app)
     app.include_router(routes_detect.router)
     app.include_router(routes_info.router)
+    app.include_router(routes_probes.router)
     _add_documentation(app)
     return app
 

@@ -31,7 +31,8 @@ def problem_response(
     extra: Mapping[str, Extra] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """One problem answer; `extra` holds its further members."""
+    """One problem answer, counted; `extra` holds its further members."""
+    request.app.state.service.metrics.refused(code)
     body: dict[str, Extra] = {
         "type": f"/docs#{code}",
         "title": title,

@@ -9,11 +9,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clq_serve.errors import ServeError
 from clq_serve.problems import internal_problem
 
 log = logging.getLogger(__name__)
 
-PROBES = ("/healthz", "/readyz")  # asked every few seconds: their lines would bury the others
+# Asked every few seconds: their lines would bury the others.
+PROBES = ("/healthz", "/readyz", "/startupz", "/metrics")
 _USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -32,6 +34,8 @@ class RequestLog:
         request_id = given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        metrics = scope["app"].state.service.metrics
+        metrics.request_began()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -50,6 +54,8 @@ class RequestLog:
             if status:
                 raise  # the answer has begun; the server closes the connection
             await internal_problem(Request(scope))(scope, receive, send_with_id)
+        finally:
+            metrics.request_ended(_template(scope), status or ServeError.status)
         log.log(
             logging.DEBUG if scope["path"] in PROBES else logging.INFO,
             "request_id=%s %s %s status=%d detections=%s ms=%.1f",
@@ -60,3 +66,8 @@ class RequestLog:
             state.get("detections", "-"),
             1e3 * (time.perf_counter() - start),
         )
+
+
+def _template(scope: Scope) -> str:
+    """The path of the route that answered, e.g. /v1/models/{name}; never a stranger's own words."""
+    return str(getattr(scope.get("route"), "path", "none"))

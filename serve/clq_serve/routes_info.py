@@ -1,11 +1,9 @@
-"""What the service tells about itself: probes, models, labels."""
+"""What the service tells about itself: models, labels."""
 
 from fastapi import APIRouter, Request
 
-from clq_serve import problems
-from clq_serve.errors import Unavailable
 from clq_serve.loading import LoadedModel
-from clq_serve.responses import Label, LabelsAnswer, ModelInfo, ModelsAnswer, StatusAnswer
+from clq_serve.responses import Label, LabelsAnswer, ModelInfo, ModelsAnswer
 from clq_serve.service import DetectService
 
 router = APIRouter()
@@ -16,20 +14,6 @@ def service_of(request: Request) -> DetectService:
     service = request.app.state.service
     assert isinstance(service, DetectService)
     return service
-
-
-@router.get("/healthz")
-async def healthz() -> StatusAnswer:
-    """Whether the process answers at all."""
-    return StatusAnswer(status="ok")
-
-
-@router.get("/readyz", responses=problems.documented({503: "the service is stopping"}))
-async def readyz(request: Request) -> StatusAnswer:
-    """Whether the service wants requests; 503 while it is stopping."""
-    if service_of(request).draining:
-        raise Unavailable("the service is stopping", code="draining", extra={"retry_after": 1})
-    return StatusAnswer(status="ready")
 
 
 @router.get("/v1/models")

@@ -13,6 +13,7 @@ from enum import StrEnum
 from clq_serve.detector import Detections, DetectOptions, Prepared
 from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
 from clq_serve.loading import LoadedModel
+from clq_serve.metrics import Metrics
 from clq_serve.models import ModelStore
 from clq_serve.preprocess import decode_image
 from clq_serve.responses import Timing
@@ -102,6 +103,9 @@ class DetectService:
     def __init__(self, models: ModelStore, settings: Settings) -> None:
         self.models = models
         self.draining = False
+        self.metrics = Metrics()
+        for model in models.all():
+            self.metrics.model_loaded(model.name, model.version, model.bundle.digest)
         self.settings = settings
         self._pending = 0
         self._engine_free = asyncio.Lock()

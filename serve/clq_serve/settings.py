@@ -31,21 +31,42 @@ def allowed_cores() -> int:
 
 
 class Settings(BaseModel):
-    """Settings of one process; the field `port` is the variable CLQ_SERVE_PORT, and so on."""
+    """Settings of one process; the field `port` is the variable CLQ_SERVE_PORT, and so on.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The text below each field is its description, which `docs/settings.md` shows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000  # 0 = any free port
-    bundle: Path | None = None  # None = the built-in model
+    """Address of the public listener."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port of the public listener; 0 is any free one, printed at start."""
+    admin: bool = True
+    """Whether there is a second listener, with metrics, debugging and model control."""
+    admin_host: str = "127.0.0.1"
+    """Address of the admin listener."""
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the admin listener; 0 is any free one, printed at start, so that several services on
+    one machine never collide."""
+    bundle: Path | None = None
+    """Folder NAME/VERSION of the bundle to serve; without it the built-in model."""
     threads: Annotated[int, Field(ge=1)] = Field(default_factory=allowed_cores)
+    """CPU cores to use; the default is what the process is allowed."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
+    """Largest request body."""
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+    """Largest image, in pixels."""
     max_side: Annotated[int, Field(ge=1)] = 16_384
+    """Longest side of an image, in pixels."""
     max_pending: Annotated[int, Field(ge=1)] = 32
+    """Requests inside at a time; one more is answered 503."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    drain_s: Annotated[float, Field(ge=0)] = 0.0  # after SIGTERM: not ready, but still answering
+    """The most that a request gets from its start to its answer."""
+    drain_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM: how long the service is not ready but still accepts requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are logged."""
 
     @property
     def image_limits(self) -> ImageLimits:

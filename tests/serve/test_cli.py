@@ -74,7 +74,11 @@ def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> N
     with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, lines):
         assert "max_pending=32" in lines[0]
         assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on CPUExecutionProvider", lines[1])
-        assert "curl -F image=@" in lines[2]
+        found = re.fullmatch(r"admin: (http://127\.0\.0\.1:\d+/metrics)", lines[2].strip())
+        assert found, lines
+        assert httpx.get(found[1], timeout=PATIENCE_S).status_code == 200
+        assert httpx.get(f"{url}/metrics", timeout=PATIENCE_S).status_code == 404
+        assert "curl -F image=@" in lines[3]
         assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
         probe = command("healthcheck", "--url", f"{url}/readyz", "--timeout-s", "60")
         assert (probe.returncode, probe.stderr) == (0, "")
