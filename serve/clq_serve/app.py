@@ -11,7 +11,6 @@ from fastapi.responses import HTMLResponse
 
 from clq_serve import __version__, problems, routes_detect, routes_info, routes_probes
 from clq_serve.csp import content_security_policy
-from clq_serve.loading import load_model
 from clq_serve.models import ModelStore
 from clq_serve.request_log import RequestLog
 from clq_serve.responses import Problem
@@ -29,11 +28,12 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = ModelStore([load_model(settings, settings.bundle)]) if models is None else models
+        store = ModelStore.open(settings) if models is None else models
         service = DetectService(store, settings)
         app.state.service = service
         yield
         service.close()
+        store.close()
 
     app = FastAPI(
         title="CLQ",

@@ -7,10 +7,13 @@ ClqServeError
 └── ServeError             one request gets a problem answer with `status` and `code`
     ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
     ├── UnknownModel       404  no model of that name or version is loaded
+    ├── ModelBusy          409  the model is being loaded already
+    ├── LastVersion        409  the default model would have no version left
     ├── UploadTimeout      408  the body did not arrive in time
     ├── BodyTooLarge       413  more bytes than the service takes
     ├── WrongContentType   415  the body is neither a form nor an image
     ├── BadParameter       422  a query parameter is unknown, repeated or out of range
+    ├── ModelRefused       422  a bundle that must not be served; what was loaded stays
     ├── ClientLeft         499  nobody is waiting for the answer any more (seen in the log only)
     ├── Unavailable        503  too many requests are pending
     ├── DeadlineExceeded   504  no result in time; says in which stage the time ran out
@@ -73,6 +76,24 @@ class UnknownModel(ServeError):
     status = 404
     code = "unknown_model"
     title = "There is no such model"
+
+
+class ModelBusy(ServeError):
+    status = 409
+    code = "model_busy"
+    title = "The model is being loaded"
+
+
+class LastVersion(ServeError):
+    status = 409
+    code = "last_version"
+    title = "The default model needs a version"
+
+
+class ModelRefused(ServeError):
+    status = 422
+    code = "model_refused"
+    title = "The bundle must not be served"
 
 
 class UploadTimeout(ServeError):

@@ -89,6 +89,23 @@ class ModelsAnswer(Answer):
     models: tuple[ModelInfo, ...]
 
 
+class ModelLine(Answer):
+    """One model of the repository."""
+
+    name: str
+    version: int
+    state: Annotated[str, Field(description="READY, LOADING, UNLOADING or UNAVAILABLE")]
+    reason: Annotated[str, Field(description="why it is not ready, or why a reload failed")]
+    digest: Annotated[str, Field(description="sha256:<hex> of the loaded model.onnx, or empty")]
+    default: Annotated[bool, Field(description="whether requests that name no model get it")]
+
+
+class ModelIndex(Answer):
+    """Answer of the admin routes of models."""
+
+    models: tuple[ModelLine, ...]
+
+
 class Label(Answer):
     """One class of the model."""
 

@@ -17,7 +17,7 @@ from uvicorn.config import LifespanType
 from clq_serve.admin_app import create_admin_app
 from clq_serve.app import create_app
 from clq_serve.errors import SettingsError
-from clq_serve.loading import LoadedModel, load_model
+from clq_serve.loading import LoadedModel
 from clq_serve.models import ModelStore
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
@@ -36,9 +36,10 @@ def serve(settings: Settings) -> None:
         if settings.admin:
             address = ("admin_", settings.admin_host, settings.admin_port)
             admin = listeners.enter_context(_listen(*address))
-        model = load_model(settings, settings.bundle)
-        _print_model(model)
-        app = create_app(settings, ModelStore([model]))
+        models = ModelStore.open(settings)
+        for model in models.all():
+            _print_model(model)
+        app = create_app(settings, models)
         _set_up_logging(settings)
         _PublicServer(app, settings, admin).run(sockets=[public])
 

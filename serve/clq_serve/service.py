@@ -104,8 +104,7 @@ class DetectService:
         self.models = models
         self.draining = False
         self.metrics = Metrics()
-        for model in models.all():
-            self.metrics.model_loaded(model.name, model.version, model.bundle.digest)
+        models.report_to(self.metrics)
         self.settings = settings
         self._pending = 0
         self._engine_free = asyncio.Lock()

@@ -50,7 +50,14 @@ class Settings(BaseModel):
     """Port of the admin listener; 0 is any free one, printed at start, so that several services on
     one machine never collide."""
     bundle: Path | None = None
-    """Folder NAME/VERSION of the bundle to serve; without it the built-in model."""
+    """Folder NAME/VERSION of the one bundle to serve; without it, and without `models`, the
+    built-in model."""
+    models: Path | None = None
+    """Folder of bundles NAME/VERSION: of each name the newest version is served."""
+    default_model: str | None = None
+    """Name of the model for requests that name none; without it the first by name."""
+    versions_kept: Annotated[int, Field(ge=1)] = 1
+    """How many versions of one name are loaded at most; one more closes the oldest."""
     threads: Annotated[int, Field(ge=1)] = Field(default_factory=allowed_cores)
     """CPU cores to use; the default is what the process is allowed."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20

@@ -38,6 +38,18 @@ OUTPUTS = ("boxes", "scores", "labels", "cls_scores", "qualities")
 StartServer = Callable[..., str]
 
 
+class AddBundle:
+    """Puts bundles into a folder of models."""
+
+    def __init__(self, root: Path, source: Path) -> None:
+        root.mkdir()
+        self.root = root
+        self._source = source
+
+    def __call__(self, name: str, version: int, mark: str = "") -> Path:
+        return add_bundle(self.root, self._source, name, version, mark)
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a good bundle; do not change it."""
@@ -48,6 +60,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A good bundle of the test's own, to be damaged."""
     return shutil.copytree(tiny_bundle, tmp_path / "tiny" / "1")
+
+
+@pytest.fixture
+def repository(tiny_bundle: Path, tmp_path: Path) -> AddBundle:
+    """repository(name, version, mark="") -> folder of a new bundle in `repository.root`."""
+    return AddBundle(tmp_path / "models", tiny_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +170,26 @@ def build_tiny_bundle(parent: Path) -> Path:
     text = json.dumps(manifest_tree(folder))
     write_manifest(Manifest.model_validate_json(text), folder)
     return folder
+
+
+def add_bundle(root: Path, source: Path, name: str, version: int, mark: str = "") -> Path:
+    """A copy of the tiny bundle as `root`/NAME/VERSION, renamed into place when it is complete.
+
+    mark  goes into the graph's description, so that its digest is another, and before each class
+    """
+    beside = shutil.copytree(source, root / f".{name}-{version}")
+    model = onnx.load(beside / "model.onnx")
+    model.doc_string = mark
+    onnx.save(model, beside / "model.onnx")
+    tree = manifest_tree(beside, name, version)
+    for entry in tree["classes"]:
+        entry["name"] = mark + entry["name"]
+    write_manifest(Manifest.model_validate_json(json.dumps(tree)), beside)
+    target = root / name / str(version)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    return beside.rename(target)
 
 
 def reference(images: np.ndarray) -> Candidates:

@@ -1,0 +1,319 @@
+"""Models come and go while the service runs; what answers is always a model that proved itself."""
+
+import asyncio
+import gc
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clq_serve import models as models_module
+from clq_serve.admin_app import create_admin_app
+from clq_serve.app import create_app
+from clq_serve.bundle import describe_file
+from clq_serve.errors import (
+    BundleError,
+    LastVersion,
+    ModelBusy,
+    ModelRefused,
+    SettingsError,
+    UnknownModel,
+)
+from clq_serve.loading import LoadedModel, load_model
+from clq_serve.metrics import Metrics
+from clq_serve.models import ModelState, ModelStore
+from clq_serve.repository import ModelKey
+from clq_serve.settings import Settings
+
+
+def store_of(root: Path, **settings: object) -> ModelStore:
+    return ModelStore.open(Settings.model_validate({"models": root, "threads": 1} | settings))
+
+
+def states(store: ModelStore) -> dict[str, str]:
+    return {str(status.key): status.state.value for status in store.index()}
+
+
+def reason(store: ModelStore, key: str) -> str:
+    return next(status.reason for status in store.index() if str(status.key) == key)
+
+
+def spoil_golden(folder: Path) -> None:
+    """A bundle with right digests whose golden results no machine reproduces."""
+    import numpy as np
+
+    with np.load(folder / "golden.npz") as archive:
+        arrays = dict(archive)
+    arrays["scores_0"] = arrays["scores_0"] * 0.5
+    np.savez(folder / "golden.npz", **arrays)
+    tree = json.loads((folder / "manifest.json").read_text())
+    tree["files"]["golden.npz"] = json.loads(describe_file(folder / "golden.npz").model_dump_json())
+    (folder / "manifest.json").write_text(json.dumps(tree))
+
+
+class HeldLoads:
+    """load_model that waits for `go` in the loader's thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started = threading.Event()
+        self.go = threading.Event()
+        monkeypatch.setattr(models_module, "load_model", self._load)
+
+    def _load(self, settings: Settings, path: Path) -> LoadedModel:
+        self.started.set()
+        assert self.go.wait(60)
+        return load_model(settings, path)
+
+
+def test_a_folder_of_models_loads_the_newest_version_of_each(repository) -> None:
+    for name, version in (("tiny", 1), ("tiny", 2), ("tiny", 10), ("another", 3)):
+        repository(name, version)
+    store = store_of(repository.root, default_model="tiny")
+    assert [(m.name, m.version) for m in store.all()] == [("tiny", 10), ("another", 3)]
+    assert (store.get().name, store.get().version) == ("tiny", 10)
+    assert store.get("another").version == 3
+    assert states(store) == {
+        "another/3": "READY",
+        "tiny/1": "UNAVAILABLE",
+        "tiny/2": "UNAVAILABLE",
+        "tiny/10": "READY",
+    }
+    assert [str(s.key) for s in store.index() if s.default] == ["tiny/10"]
+
+
+def test_several_versions_of_one_name_answer_at_once(repository) -> None:
+    for version in (1, 2, 3):
+        repository("tiny", version, f"v{version}-")
+    store = store_of(repository.root, versions_kept=2)
+    assert [m.version for m in store.all()] == [3, 2]
+    assert store.get("tiny", 2).bundle.manifest.class_names[0] == "v2-red"
+    with pytest.raises(UnknownModel, match="no model 'tiny/1'; loaded: tiny/3, tiny/2"):
+        store.get("tiny", 1)
+
+
+def test_without_a_default_model_it_is_the_first_by_name(repository) -> None:
+    repository("tiny", 1)
+    repository("another", 1)
+    assert store_of(repository.root).get().name == "another"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"default_model": "nothing"}, BundleError, "no model 'nothing' in it; found: tiny"),
+        ({"models": Path("/nonexistent")}, BundleError, "models is a folder of NAME/VERSION/"),
+        ({"bundle": Path("tiny/1")}, SettingsError, "both given; accepted: one of them"),
+    ],
+)
+def test_a_repository_that_cannot_be_served_is_refused_at_start(
+    settings: dict[str, object], error: type[Exception], message: str, repository
+) -> None:
+    repository("tiny", 1)
+    with pytest.raises(error, match=message):
+        store_of(repository.root, **settings)
+
+
+def test_an_empty_folder_of_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="found: nothing; accepted: folders NAME/VERSION/"):
+        store_of(tmp_path)
+
+
+def test_a_new_version_is_swapped_in_and_the_old_one_closed_after_its_last_job(repository) -> None:
+    repository("tiny", 1, "v1-")
+    store = store_of(repository.root)
+    job = store.get()  # a request that is still running
+    repository("tiny", 2, "v2-")
+    assert asyncio.run(store.load("tiny")).version == 2
+    assert store.get().version == 2
+    assert states(store) == {"tiny/1": "UNLOADING", "tiny/2": "READY"}
+    assert job.bundle.manifest.class_names[0] == "v1-red"
+    del job
+    gc.collect()
+    assert states(store) == {"tiny/1": "UNAVAILABLE", "tiny/2": "READY"}
+    assert reason(store, "tiny/1") == "unloaded when tiny/2 was loaded (versions_kept)"
+
+
+def test_the_metrics_follow_what_is_loaded(repository) -> None:
+    repository("tiny", 1, "a")
+    store = store_of(repository.root)
+    metrics = Metrics()
+    store.report_to(metrics)
+    old = store.get().bundle.digest
+    repository("tiny", 2, "b")
+    asyncio.run(store.load("tiny"))
+    shown = [line for line in metrics.text().decode().splitlines() if "clq_model_info{" in line]
+    assert len(shown) == 1
+    assert 'version="2"' in shown[0]
+    assert old not in shown[0]
+
+
+def test_an_older_version_can_be_loaded_back(repository) -> None:
+    repository("tiny", 1)
+    repository("tiny", 2)
+    store = store_of(repository.root)
+    asyncio.run(store.load("tiny", 1))
+    assert [m.version for m in store.all()] == [1]
+
+
+def test_the_same_version_with_changed_files_is_a_reload(repository) -> None:
+    repository("tiny", 1, "old-")
+    store = store_of(repository.root)
+    before = store.get().bundle.digest
+    repository("tiny", 1, "new-")
+    asyncio.run(store.load("tiny"))
+    assert store.get().bundle.manifest.class_names[0] == "new-red"
+    assert store.get().bundle.digest != before
+    assert states(store) == {"tiny/1": "READY"}
+
+
+def test_the_last_good_version_stays_when_the_new_one_fails(repository) -> None:
+    repository("tiny", 1)
+    store = store_of(repository.root)
+    spoil_golden(repository("tiny", 2))
+    with pytest.raises(ModelRefused, match="computes other results"):
+        asyncio.run(store.load("tiny"))
+    assert store.get().version == 1
+    assert states(store) == {"tiny/1": "READY", "tiny/2": "UNAVAILABLE"}
+    assert "computes other results" in reason(store, "tiny/2")
+    assert str(repository.root) not in reason(store, "tiny/2")
+
+
+def test_a_failed_reload_keeps_the_version_and_says_why(repository) -> None:
+    repository("tiny", 1, "good-")
+    store = store_of(repository.root)
+    spoil_golden(repository("tiny", 1, "bad-"))
+    with pytest.raises(ModelRefused):
+        asyncio.run(store.load("tiny", 1))
+    assert store.get().bundle.manifest.class_names[0] == "good-red"
+    assert states(store) == {"tiny/1": "READY"}
+    assert "computes other results" in reason(store, "tiny/1")
+    repository("tiny", 1, "good-")
+    asyncio.run(store.load("tiny", 1))
+    assert reason(store, "tiny/1") == ""
+
+
+def test_a_load_in_progress_shows_and_refuses_a_second(
+    repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository("tiny", 1)
+    store = store_of(repository.root)
+    repository("tiny", 2)
+    held = HeldLoads(monkeypatch)
+
+    async def both() -> None:
+        first = asyncio.create_task(store.load("tiny"))
+        await asyncio.to_thread(held.started.wait, 60)
+        assert states(store) == {"tiny/1": "READY", "tiny/2": "LOADING"}
+        with pytest.raises(ModelBusy, match="tiny/2 is being loaded already"):
+            await store.load("tiny", 2)
+        held.go.set()
+        await first
+
+    asyncio.run(both())
+    assert store.get().version == 2
+
+
+def test_a_client_that_leaves_does_not_stop_its_load(
+    repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository("tiny", 1)
+    store = store_of(repository.root)
+    repository("tiny", 2)
+    held = HeldLoads(monkeypatch)
+
+    async def leave() -> None:
+        load = asyncio.create_task(store.load("tiny"))
+        await asyncio.to_thread(held.started.wait, 60)
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+        held.go.set()
+
+    asyncio.run(leave())
+    store.close()  # waits for the thread
+    assert store.get().version == 2
+
+
+def test_unloading_takes_a_model_away_and_loading_brings_it_back(repository) -> None:
+    repository("tiny", 1)
+    repository("another", 1)
+    store = store_of(repository.root, default_model="tiny")
+    assert store.unload("another") == [ModelKey("another", 1)]
+    assert states(store)["another/1"] == ModelState.UNAVAILABLE
+    with pytest.raises(UnknownModel):
+        store.get("another")
+    with pytest.raises(UnknownModel, match="no model 'another/1'; loaded: tiny/1"):
+        store.unload("another", 1)
+    asyncio.run(store.load("another"))
+    assert store.get("another").version == 1
+
+
+def test_the_last_version_of_the_default_model_is_not_unloaded(repository) -> None:
+    repository("tiny", 1)
+    repository("tiny", 2)
+    store = store_of(repository.root, versions_kept=2)
+    with pytest.raises(LastVersion, match="tiny/2 is the last loaded version"):
+        store.unload("tiny")
+    store.unload("tiny", 2)
+    with pytest.raises(LastVersion):
+        store.unload("tiny", 1)
+    assert store.get().version == 1
+
+
+@pytest.mark.parametrize("name", ["nothing", "..", "../tiny", "/etc", ""])
+def test_only_what_lies_in_the_folder_is_loaded(name: str, repository) -> None:
+    repository("tiny", 1)
+    with pytest.raises(UnknownModel, match="found: tiny/1"):
+        asyncio.run(store_of(repository.root).load(name))
+
+
+def test_folders_that_are_no_bundles_are_ignored(repository) -> None:
+    repository("tiny", 1)
+    for other in ("tiny/latest", ".cache/1", "tiny/.2", "Upper/1"):
+        (repository.root / other).mkdir(parents=True)
+    assert states(store_of(repository.root)) == {"tiny/1": "READY"}
+
+
+def test_the_admin_routes_show_load_and_unload(repository) -> None:
+    repository("tiny", 1)
+    repository("another", 1)
+    settings = Settings(models=repository.root, threads=1, default_model="tiny")
+
+    async def talk() -> None:
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            admin = httpx.ASGITransport(app=create_admin_app(app.state.service))
+            client = httpx.AsyncClient(transport=admin, base_url="http://test")
+            lines = (await client.get("/admin/models")).json()["models"]
+            assert [(m["name"], m["state"], m["default"]) for m in lines] == [
+                ("another", "READY", False),
+                ("tiny", "READY", True),
+            ]
+            spoil_golden(repository("tiny", 2))
+            refused = await client.post("/admin/models/tiny/load")
+            assert (refused.status_code, refused.json()["code"]) == (422, "model_refused")
+            assert str(repository.root) not in refused.text
+            repository("tiny", 2)
+            answer = await client.post("/admin/models/tiny/load", params={"version": 2})
+            assert answer.status_code == 200
+            ready = {(m["name"], m["version"]) for m in answer.json()["models"] if m["digest"]}
+            assert ready == {("another", 1), ("tiny", 2)}
+            assert (await client.post("/admin/models/another/unload")).status_code == 200
+            again = await client.post("/admin/models/another/unload")
+            assert (again.status_code, again.json()["code"]) == (404, "unknown_model")
+            last = await client.post("/admin/models/tiny/unload")
+            assert (last.status_code, last.json()["code"]) == (409, "last_version")
+
+    asyncio.run(talk())
+
+
+def test_a_removed_folder_leaves_the_loaded_model_alone(repository) -> None:
+    folder = repository("tiny", 1)
+    store = store_of(repository.root)
+    shutil.rmtree(folder)
+    assert states(store) == {"tiny/1": "READY"}
+    with pytest.raises(UnknownModel):
+        asyncio.run(store.load("tiny"))
