@@ -18,8 +18,9 @@ ClqServeError
     ├── Unavailable        503  too many requests are pending
     ├── DeadlineExceeded   504  no result in time; says in which stage the time ran out
     └── ImageError              the bytes of the image are the problem
-        ├── ImageTooLarge      413  more pixels, or a longer side, than the service takes
+        ├── ImageTooLarge      413  more pixels, a longer or a thinner side, than is accepted
         ├── UnsupportedImage   415  not one of the accepted image formats
+        ├── TooManyFrames      422  an animation with more frames than the service takes
         ├── TruncatedImage     422  the end of the file is missing
         └── CorruptImage       422  the bytes do not decode
 """
@@ -152,6 +153,12 @@ class UnsupportedImage(ImageError):
     status = 415
     code = "unsupported_image"
     title = "The image format is not accepted"
+
+
+class TooManyFrames(ImageError):
+    status = 422
+    code = "too_many_frames"
+    title = "The animation has too many frames"
 
 
 class TruncatedImage(ImageError):

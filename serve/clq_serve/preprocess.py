@@ -18,15 +18,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clq_serve.errors import CorruptImage, ImageTooLarge, TruncatedImage, UnsupportedImage
+from clq_serve.errors import (
+    CorruptImage,
+    ImageTooLarge,
+    TooManyFrames,
+    TruncatedImage,
+    UnsupportedImage,
+)
+from clq_serve.image_bytes import (
+    ACCEPTED_FORMATS,
+    MAX_JPEG_SCANS,
+    ends_early,
+    jpeg_has_too_many_scans,
+    png_is_intact,
+    sniff_format,
+    webp_size,
+)
 
 log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Boxes = npt.NDArray[np.float32]  # (..., 4) x1 y1 x2 y2
 Colour = tuple[int, int, int]  # RGB, 0..255 each
-
-ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP")
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF 2.32, tag 0x0112: what brings the stored rows and columns upright
@@ -45,10 +58,26 @@ _pillow_globals = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an uploaded image may be at most, checked on its header before any pixel is decoded."""
+    """What an uploaded image may be at most, checked on its header before any pixel is decoded.
+
+    max_aspect  longer side over shorter side
+    max_frames  of an animation; only its first frame is ever decoded
+    """
 
     max_pixels: int = 50_000_000
     max_side_px: int = 16_384
+    max_aspect: float = 200.0
+    max_frames: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the header of an image file says: its format, and its size as stored, pixels."""
+
+    format: str
+    width: int
+    height: int
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,64 +125,38 @@ class Geometry:
     padded_height: int
 
 
+def probe_image(data: bytes, limits: ImageLimits) -> ImageHeader:
+    """The header of an image file, once it has passed every check that needs no decoding.
+
+    Raises the same as `decode_image`.
+    """
+    image, header = _open_checked(data, limits)
+    image.close()
+    return header
+
+
 def decode_image(data: bytes, limits: ImageLimits, background: Colour) -> DecodedImage:
     """The upright RGB pixels of an image file; of an animation, its first frame.
 
-    Grey of 16 bits is scaled to 8, transparency is composited on `background`, ICC profiles are
-    ignored.
+    Grey of 16 bits is scaled to 8, of colours of 16 bits the upper 8 are taken, transparency is
+    composited on `background`, ICC profiles are ignored.
 
     Raises UnsupportedImage (not one of ACCEPTED_FORMATS, judged by the bytes alone), ImageTooLarge
-    (judged by the header, before decoding), TruncatedImage or CorruptImage.
+    or TooManyFrames (judged by the header, before decoding), TruncatedImage or CorruptImage.
     """
-    kind = sniff_format(data)
-    if kind is None:
-        raise UnsupportedImage(
-            "the bytes are not an image of an accepted format; accepted: "
-            + ", ".join(ACCEPTED_FORMATS),
-            extra={"accepted": list(ACCEPTED_FORMATS)},
-        )
-    # Pillow's decoders raise whatever they stumble over (OSError, SyntaxError, struct.error,
-    # ValueError, IndexError, ...), so the bytes of a stranger need the broad clauses below.
-    try:
-        image = _open(data, kind)
-    except MemoryError:
-        raise
-    except Exception as err:
-        raise _undecodable(data, kind) from err
+    image, header = _open_checked(data, limits)
     with image:
-        _check_size(image.width, image.height, limits)
         try:
-            if kind == "PNG":
-                _open(data, kind).verify()  # the checksums, which load() does not look at
             image.load()
             rgb = _to_rgb(image, background)
         except (MemoryError, UnsupportedImage):
             raise
         except Exception as err:
-            raise _undecodable(data, kind) from err
+            raise _undecodable(data, header.format) from err
         turn = _UPRIGHT.get(_orientation(image))
     if turn is not None:
         rgb = rgb.transpose(turn)
-    return DecodedImage(np.asarray(rgb), kind, turn is not None)
-
-
-def sniff_format(data: bytes) -> str | None:
-    """Which of ACCEPTED_FORMATS the first bytes announce; None for anything else."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if (
-        data[4:8] == b"ftyp"
-    ):  # ISO base media: major brand, minor version, then the compatible brands
-        brands = data[8 : max(12, min(int.from_bytes(data[:4]), 256))]
-        if any(brands[at : at + 4] in (b"avif", b"avis") for at in range(0, len(brands), 4)):
-            return "AVIF"
-    if data.startswith(b"BM"):
-        return "BMP"
-    return None
+    return DecodedImage(np.asarray(rgb), header.format, turn is not None)
 
 
 def plan(width: int, height: int, rule: InputRule) -> Geometry:
@@ -235,23 +238,60 @@ def _pillow_quiet() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _open(data: bytes, kind: str) -> Image.Image:
-    with _pillow_quiet():
-        return Image.open(io.BytesIO(data), formats=(kind,))
+def _open_checked(data: bytes, limits: ImageLimits) -> tuple[Image.Image, ImageHeader]:
+    """The image, opened but not decoded, and its header; the cheapest checks come first."""
+    kind = sniff_format(data)
+    if kind is None:
+        raise UnsupportedImage(
+            "the bytes are not an image of an accepted format; accepted: "
+            + ", ".join(ACCEPTED_FORMATS),
+            extra={"accepted": list(ACCEPTED_FORMATS)},
+        )
+    size = webp_size(data) if kind == "WEBP" else None
+    if size is not None:
+        _check_size(*size, limits)
+    # Pillow's decoders raise whatever they stumble over (OSError, SyntaxError, struct.error,
+    # ValueError, IndexError, ...), so the bytes of a stranger need broad clauses.
+    try:
+        with _pillow_quiet():
+            image = Image.open(io.BytesIO(data), formats=(kind,))
+            frames = getattr(image, "n_frames", 1)
+    except MemoryError:
+        raise
+    except Exception as err:
+        raise _undecodable(data, kind) from err
+    _check_size(image.width, image.height, limits)
+    if frames > limits.max_frames:
+        raise TooManyFrames(
+            f"the animation has {frames} frames; {limits.max_frames} are accepted",
+            extra={"limit": limits.max_frames, "observed": frames},
+        )
+    if kind == "PNG" and not png_is_intact(data):  # Pillow does not look at these checksums
+        raise _undecodable(data, kind)
+    if kind == "JPEG" and jpeg_has_too_many_scans(data):
+        raise CorruptImage(f"the JPEG file has more than {MAX_JPEG_SCANS} scans")
+    return image, ImageHeader(kind, image.width, image.height, frames)
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
         raise CorruptImage(f"the header says {width} x {height} pixels")
-    if max(width, height) > limits.max_side_px:
+    shorter, longer = sorted((width, height))
+    if longer > limits.max_side_px:
         raise ImageTooLarge(
             f"the image is {width} x {height} pixels; a side may have {limits.max_side_px} at most",
-            extra={"limit": limits.max_side_px, "observed": max(width, height)},
+            extra={"limit": limits.max_side_px, "observed": longer},
         )
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
             f"the image has {width * height} pixels; {limits.max_pixels} are accepted",
             extra={"limit": limits.max_pixels, "observed": width * height},
+        )
+    if longer > limits.max_aspect * shorter:
+        raise ImageTooLarge(
+            f"the image is {width} x {height} pixels; the longer side may be {limits.max_aspect:g} "
+            "times the shorter at most",
+            extra={"limit": limits.max_aspect, "observed": round(longer / shorter, 3)},
         )
 
 
@@ -294,27 +334,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _undecodable(data: bytes, kind: str) -> TruncatedImage | CorruptImage:
-    if _ends_early(data, kind):
+    if ends_early(data, kind):
         return TruncatedImage(f"the {kind} file stops before its end, after {len(data)} bytes")
     return CorruptImage(f"the bytes start like a {kind} file but do not decode")
-
-
-def _ends_early(data: bytes, kind: str) -> bool:
-    """Whether the container itself announces more bytes than there are."""
-    if kind == "JPEG":
-        return b"\xff\xd9" not in data[-64:]  # end of image; cameras append a few bytes to it
-    if kind == "PNG":
-        return b"IEND" not in data[-64:]
-    if kind == "WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if kind == "BMP":
-        return int.from_bytes(data[2:6], "little") > len(data)
-    at = 0  # AVIF: a chain of boxes, each with its length in front
-    while at + 8 <= len(data):
-        length = int.from_bytes(data[at : at + 4])
-        if (
-            length < 8
-        ):  # 0 means "to the end of the file"; 1 a 64-bit length, which no real AVIF needs
-            return False
-        at += length
-    return at != len(data)

@@ -66,6 +66,10 @@ class Settings(BaseModel):
     """Largest image, in pixels."""
     max_side: Annotated[int, Field(ge=1)] = 16_384
     """Longest side of an image, in pixels."""
+    max_aspect: Annotated[float, Field(ge=1)] = 200.0
+    """Thinnest image: longer side over shorter side."""
+    max_frames: Annotated[int, Field(ge=1)] = 1_000
+    """Frames of an animation; only the first is looked at, and 1 refuses animations."""
     max_pending: Annotated[int, Field(ge=1)] = 32
     """Requests inside at a time; one more is answered 503."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
@@ -78,7 +82,7 @@ class Settings(BaseModel):
     @property
     def image_limits(self) -> ImageLimits:
         """The part that decides which images are too large."""
-        return ImageLimits(max_pixels=self.max_pixels, max_side_px=self.max_side)
+        return ImageLimits(self.max_pixels, self.max_side, self.max_aspect, self.max_frames)
 
 
 def read_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:

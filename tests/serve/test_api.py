@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clq_serve.errors import ServeError
-from clq_serve.preprocess import ACCEPTED_FORMATS
+from clq_serve.image_bytes import ACCEPTED_FORMATS
 
 BODY_LIMIT = 300_000
 PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else

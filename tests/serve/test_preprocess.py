@@ -14,10 +14,18 @@ from clq_serve.errors import (
     CorruptImage,
     ImageError,
     ImageTooLarge,
+    TooManyFrames,
     TruncatedImage,
     UnsupportedImage,
 )
-from clq_serve.preprocess import ACCEPTED_FORMATS, DecodedImage, ImageLimits, decode_image
+from clq_serve.image_bytes import ACCEPTED_FORMATS, webp_size
+from clq_serve.preprocess import (
+    DecodedImage,
+    ImageHeader,
+    ImageLimits,
+    decode_image,
+    probe_image,
+)
 
 BACKGROUND = (10, 200, 30)
 
@@ -243,10 +251,61 @@ def test_limits_are_the_ones_given_and_inclusive() -> None:
         decode(data, ImageLimits(max_side_px=89))
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 16_384), (16_384, 1)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 200), (200, 1)])
 def test_thin_images_decode(width: int, height: int) -> None:
     data = encoded(Image.new("RGB", (width, height), (1, 2, 3)), "PNG")
     assert decode(data).pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 201), (201, 1)])
+def test_a_thinner_image_is_refused_unless_the_limit_says_otherwise(
+    width: int, height: int
+) -> None:
+    data = encoded(Image.new("RGB", (width, height), (1, 2, 3)), "PNG")
+    with pytest.raises(ImageTooLarge, match="200 times the shorter") as caught:
+        decode(data)
+    assert caught.value.extra == {"limit": 200.0, "observed": 201.0}
+    assert decode(data, ImageLimits(max_aspect=201)).pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF"])
+def test_an_animation_with_more_frames_than_the_limit_is_refused(kind: str) -> None:
+    frames = [Image.new("RGB", (20, 10), (80 * index, 0, 0)) for index in range(3)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert probe_image(data, ImageLimits(max_frames=3)) == ImageHeader(kind, 20, 10, 3)
+    with pytest.raises(TooManyFrames, match="3 frames; 2 are accepted") as caught:
+        decode(data, ImageLimits(max_frames=2))
+    assert (caught.value.status, caught.value.code) == (422, "too_many_frames")
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08"}])
+def test_the_size_of_a_webp_canvas_is_checked_before_pillow_takes_memory_for_it(
+    options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(scene(300, 200), "WEBP", **options)
+    assert webp_size(data) == (300, 200)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
+    with pytest.raises(ImageTooLarge):
+        decode(data, ImageLimits(max_pixels=59_999))
+
+
+def test_a_jpeg_with_hundreds_of_scans_is_refused() -> None:
+    data = encoded(noise(), "JPEG", progressive=True)
+    decode(data)
+    last_scan = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[last_scan:-2] * 300 + data[-2:]
+    with pytest.raises(CorruptImage, match="more than 256 scans"):
+        decode(bomb)
+
+
+def test_one_flipped_bit_anywhere_in_a_png_is_noticed() -> None:
+    whole = encoded(noise(20, 15), "PNG")
+    end = whole.index(b"IEND") + 8
+    for at in range(0, end, 7):
+        data = bytearray(whole)
+        data[at] ^= 16
+        with pytest.raises(ImageError):
+            decode(bytes(data))
 
 
 def test_decoding_in_many_threads_leaves_warnings_and_pillow_as_they_were() -> None:
