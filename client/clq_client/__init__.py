@@ -13,19 +13,22 @@ service or in it is a `ClqError`; the tree is in `clq_client.errors`.
 
 from importlib.metadata import version
 
-from clq_client.client import AsyncClient, Client
+from clq_client.async_client import AsyncClient
+from clq_client.client import Client
 from clq_client.errors import (
     BadRequest,
     ClqError,
     ConnectionFailed,
     DeadlineExceeded,
     ImageRefused,
+    NotAllowed,
     NotReady,
     Overloaded,
     ServerFault,
     UnexpectedAnswer,
+    UnknownModel,
 )
-from clq_client.results import Detection, DetectResult, ImageInfo, ModelInfo, Timing
+from clq_client.results import Detection, DetectResult, ImageInfo, Label, ModelInfo, Timing
 
 __version__ = version("clq-client")
 
@@ -40,11 +43,14 @@ __all__ = [
     "Detection",
     "ImageInfo",
     "ImageRefused",
+    "Label",
     "ModelInfo",
+    "NotAllowed",
     "NotReady",
     "Overloaded",
     "ServerFault",
     "Timing",
     "UnexpectedAnswer",
+    "UnknownModel",
     "__version__",
 ]

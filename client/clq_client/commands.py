@@ -12,12 +12,14 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from clq_client.client import AsyncClient, Client
+from clq_client.async_client import AsyncClient
+from clq_client.client import Client
 from clq_client.errors import ClqError
 from clq_client.inputs import InputError, annotated_names, find_images, refuse_overwriting
 from clq_client.output import JsonLines, ProgressBar, Tables, failure_lines, printable
 from clq_client.requests import detect_request
 from clq_client.run import InOrder, Job, Options, Outcome, detect_all
+from clq_client.settings import ClientSettings
 
 app = typer.Typer(
     help="Finds objects in images with a CLQ detection service.",
@@ -59,7 +61,8 @@ def detect(
     names = None if classes is None else tuple(name.strip() for name in classes.split(","))
     options = Options(score, iou, max, names)
     try:
-        detect_request(b"", score, iou, max, names)  # what cannot be sent fails before the work
+        settings = ClientSettings.checked(url, None, None, None, None, 60.0, 4, None, None)
+        detect_request(settings, b"", score, iou, max, names, None)  # fails before the work
         jobs = _jobs(paths, out, annotate)
         with Client(url) as client:
             client.ready()  # no retries: a service that is not there is told at once
@@ -74,8 +77,8 @@ def detect(
 @app.command()
 def labels(url: Url = None) -> None:
     """Shows the classes: number and name."""
-    for index, name in enumerate(_ask(url, Client.labels)):
-        typer.echo(f"{index}\t{printable(name)}")
+    for item in _ask(url, Client.labels):
+        typer.echo(f"{item.class_id}\t{printable(item.label)}")
 
 
 @app.command()

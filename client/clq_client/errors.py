@@ -2,6 +2,8 @@
 
 ClqError
 ├── ConnectionFailed    no answer: refused, cut, not resolved, not an HTTP server
+├── NotAllowed          401 without a valid key, 403 with one that may not do this
+├── UnknownModel        404 about a model: no such name or version is loaded
 ├── BadRequest          400, 422 about a parameter, and every other 4xx
 ├── ImageRefused        413, 415, and 422 about the image: too large, other format, damaged
 ├── Overloaded          429, and 503 with the code "overloaded"
@@ -71,6 +73,14 @@ class BadRequest(ClqError):
     """The request is wrong and will stay wrong."""
 
 
+class NotAllowed(ClqError):
+    """The service wants an API key, or another one."""
+
+
+class UnknownModel(ClqError):
+    """The service has no model of that name and version."""
+
+
 class ImageRefused(ClqError):
     """The service does not take this image."""
 
@@ -97,6 +107,10 @@ class UnexpectedAnswer(ClqError):
 
 def error_class(status: int, code: str) -> type[ClqError]:
     """The exception for an answer with `status`, whose problem has `code` ("" = none)."""
+    if status in (401, 403):
+        return NotAllowed
+    if status == 404 and code == "unknown_model":
+        return UnknownModel
     if status in (413, 415) or (status == 422 and code in IMAGE_CODES):
         return ImageRefused
     if status == 429 or (status == 503 and code == "overloaded"):

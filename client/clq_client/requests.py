@@ -4,21 +4,18 @@ Both clients, sync and async, are these functions around one HTTP call.
 """
 
 import json
-import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
-
-import httpx
 
 from clq_client.errors import ClqError, UnexpectedAnswer, error_class
-from clq_client.results import DetectResult, Fields, ModelInfo, model_info
+from clq_client.results import DetectResult, Fields, Label, ModelInfo, model_info
 from clq_client.retry import retry_after_s
+from clq_client.settings import ClientSettings
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-URL_VARIABLE = "CLQ_URL"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +26,22 @@ class Request:
     path: str
     params: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
+    traceparent: str | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    @property
-    def headers(self) -> dict[str, str]:
+    def headers(self, settings: ClientSettings, timeout_s: float) -> dict[str, str]:
+        """The headers of an attempt that has timeout_s left."""
         headers = {"X-Request-ID": self.request_id, "Accept": "application/json"}
+        if settings.api_key is not None:
+            headers["Authorization"] = f"Bearer {settings.api_key}"
+        if self.traceparent is not None:
+            headers["traceparent"] = self.traceparent
         if self.content is not None:
             # The service looks at the bytes, so there is no type to guess and no name to leak.
             headers["Content-Type"] = "application/octet-stream"
+            headers["X-Request-Timeout-Ms"] = str(max(1, int(timeout_s * 1000)))
+            if settings.priority is not None:
+                headers["X-Priority"] = settings.priority
         return headers
 
 
@@ -49,38 +54,32 @@ class Answer:
     body: bytes
 
 
-def base_url(url: str | None) -> str:
-    """The URL given, else the one in CLQ_URL, else http://127.0.0.1:8000; no slash at its end.
+def info_request(path: str) -> Request:
+    """GET of something that the service tells about itself."""
+    return Request("GET", path)
 
-    Raises ValueError for anything that is not http(s)://host...
-    """
-    source, value = "url", url
-    if value is None:
-        source, value = URL_VARIABLE, os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    try:
-        parts = urlsplit(value)  # stricter about brackets; httpx about all else
-        fine = parts.scheme in ("http", "https") and httpx.URL(value).host != ""
-        fine = fine and not parts.query and not parts.fragment
-    except (ValueError, httpx.InvalidURL):
-        fine = False
-    if not fine:
-        raise ValueError(
-            f"{source}: {value!r} is not a base URL; accepted: http(s)://host[:port][/prefix]"
-        )
-    return value.rstrip("/")
+
+def labels_request(settings: ClientSettings) -> Request:
+    """GET of the classes of the chosen model."""
+    return Request("GET", f"{settings.model_path}/labels")
 
 
 def detect_request(
+    settings: ClientSettings,
     content: bytes,
     score: float | None,
     iou: float | None,
     max: int | None,
     classes: Sequence[str] | None,
+    traceparent: str | None,
 ) -> Request:
-    """POST /v1/detect with the image as body.  What is None is left to the service.
+    """POST of the image to the chosen model.  What is None is left to the service.
 
-    Ranges are the service's to judge.  Raises ValueError for classes that cannot be sent.
+    Ranges are the service's to judge.  Raises ValueError for classes and a traceparent that
+    cannot be sent.
     """
+    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+        raise ValueError(f"traceparent: {traceparent!r}; accepted: as W3C Trace Context says")
     params: list[tuple[str, str]] = []
     if score is not None:
         params.append(("score", str(float(score))))
@@ -90,7 +89,8 @@ def detect_request(
         params.append(("max", str(max)))
     if classes is not None:
         params.append(("classes", _class_list(classes)))
-    return Request("POST", "/v1/detect", tuple(params), content)
+    path = f"{settings.model_path}/detect"
+    return Request("POST", path, tuple(params), content, traceparent)
 
 
 def parse_detect(answer: Answer) -> DetectResult:
@@ -103,13 +103,16 @@ def parse_models(answer: Answer) -> tuple[ModelInfo, ...]:
         return tuple(model_info(item) for item in Fields(_json(answer), "").children("models"))
 
 
-def parse_labels(answer: Answer) -> tuple[str, ...]:
+def parse_labels(answer: Answer) -> tuple[Label, ...]:
     with _about(answer):
         items = Fields(_json(answer), "").children("labels")
         for index, item in enumerate(items):
             if item.whole("class_id", least=0) != index:
                 raise UnexpectedAnswer(f"answer: labels[{index}].class_id: is not {index}")
-        return tuple(item.text("label") for item in items)
+        return tuple(
+            Label(index, item.text("label"), item.whole("category_id", least=0))
+            for index, item in enumerate(items)
+        )
 
 
 def raise_for_status(answer: Answer, request: Request) -> None:

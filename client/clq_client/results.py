@@ -42,6 +42,15 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A class of a model; category_id is its number in the data set, as COCO files have it."""
+
+    class_id: int
+    label: str
+    category_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """The image as the service saw it.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clq_client.annotate import write_annotated
-from clq_client.client import AsyncClient
+from clq_client.async_client import AsyncClient
 from clq_client.errors import ClqError
 from clq_client.results import DetectResult
 

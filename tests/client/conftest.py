@@ -30,6 +30,7 @@ class Step:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     drip_s: float = 0.0  # pause between the bytes of the body
+    header_drip_s: float = 0.0  # pause between the bytes of endless headers
     cut: str = ""
 
 
@@ -64,7 +65,7 @@ class Peer:
 
     @property
     def detects(self) -> list[Seen]:
-        return [seen for seen in self.seen if seen.path == "/v1/detect"]
+        return [seen for seen in self.seen if seen.path.endswith("/detect")]
 
     def answers(self, **step: object) -> None:
         """Adds one answer to the script."""
@@ -86,13 +87,13 @@ class Peer:
     def step_for(self, seen: Seen) -> Step:
         with self._lock:
             self.seen.append(seen)
-            if seen.path == "/v1/detect":
+            if seen.path.endswith("/detect"):
                 if seen.body in self.refused:
                     return self.refused[seen.body]
                 if self.steps:
                     return self.steps.pop(0)
                 return Step(delay_s=self.slow_s.get(seen.body, 0.0))
-            if seen.path in ("/readyz", "/v1/models", "/v1/labels"):
+            if seen.path in ("/readyz", "/v1/models") or seen.path.endswith("/labels"):
                 return self.steps.pop(0) if self.steps else Step()
             return self.problem_step(404, "not_found")
 
@@ -141,6 +142,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client has gone
 
     def _send(self, step: Step, data: bytes, request_id: str) -> None:
+        if step.header_drip_s:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(step.header_drip_s)
         self.send_response(step.status)
         sent = {"Content-Type": step.content_type, "Content-Length": str(len(data))}
         for name, value in (sent | {"X-Request-ID": request_id} | step.headers).items():
@@ -168,7 +174,7 @@ def _honest(seen: Seen) -> bytes | None:
     if seen.path == "/v1/models":
         model = {"name": "fake", "version": 3, "digest": DIGEST, "classes": LABELS}
         return json.dumps({"models": [model]}).encode()
-    if seen.path == "/v1/labels":
+    if seen.path.endswith("/labels"):
         items = [{"class_id": i, "label": name, "category_id": i} for i, name in enumerate(LABELS)]
         return json.dumps({"labels": items}).encode()
     try:

@@ -1,8 +1,14 @@
 """One call of either client: what is sent, what comes back, what goes wrong."""
 
 import asyncio
+import gc
 import io
 import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,21 +22,25 @@ from clq_client import (
     DeadlineExceeded,
     DetectResult,
     ImageRefused,
+    NotAllowed,
     NotReady,
     Overloaded,
     ServerFault,
     UnexpectedAnswer,
+    UnknownModel,
 )
+
+SETTINGS = ("deadline_s", "retries", "api_key", "model", "version", "priority", "proxy", "ca_file")
 
 
 def detect_sync(url, image, **options):
-    settings = {name: options.pop(name) for name in ("deadline_s", "retries") if name in options}
+    settings = {name: options.pop(name) for name in SETTINGS if name in options}
     with Client(url, **settings) as client:
         return client.detect(image, **options)
 
 
 def detect_async(url, image, **options):
-    settings = {name: options.pop(name) for name in ("deadline_s", "retries") if name in options}
+    settings = {name: options.pop(name) for name in SETTINGS if name in options}
 
     async def call():
         async with AsyncClient(url, **settings) as client:
@@ -135,6 +145,9 @@ def test_a_path_that_is_not_there_is_the_usual_python_error(peer, detect, tmp_pa
 
 STATUSES = [
     (400, "bad_request", BadRequest),
+    (401, "no_key", NotAllowed),
+    (403, "wrong_scope", NotAllowed),
+    (404, "unknown_model", UnknownModel),
     (404, "not_found", BadRequest),
     (408, "upload_timeout", DeadlineExceeded),
     (413, "image_too_large", ImageRefused),
@@ -230,7 +243,7 @@ def test_models_labels_and_readiness(peer):
         models, labels, ready = client.models(), client.labels(), client.ready()
     assert asyncio.run(ask()) == (models, labels, ready)
     assert (models[0].name, models[0].version) == ("fake", 3)
-    assert labels == ("button", "text field")
+    assert [item.label for item in labels] == ["button", "text field"]
     assert ready is True
 
 
@@ -285,8 +298,155 @@ def test_proxy_variables_are_not_read(peer, png, detect, monkeypatch):
 
 
 def test_one_client_serves_many_threads(peer, png):
-    from concurrent.futures import ThreadPoolExecutor
-
     with Client(peer.url) as client, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: client.detect(png), range(24)))
     assert len({result.id for result in results}) == 24
+
+
+def test_a_call_takes_along_key_priority_and_trace(peer, png, detect, monkeypatch):
+    monkeypatch.setenv("CLQ_API_KEY", "from-the-environment")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    detect(peer.url, png, api_key="k-1", priority="bulk", traceparent=trace)
+    detect(peer.url, png)
+    headers = peer.seen[0].headers
+    assert (headers["authorization"], headers["x-priority"]) == ("Bearer k-1", "bulk")
+    assert headers["traceparent"] == trace
+    assert peer.seen[1].headers["authorization"] == "Bearer from-the-environment"
+    assert not {"x-priority", "traceparent"} & set(peer.seen[1].headers)
+
+
+def test_a_model_and_its_version_are_part_of_the_path(peer, png, detect):
+    detect(peer.url, png, model="web ui/1")
+    detect(peer.url, png, model="nano", version=2)
+    with Client(peer.url, model="nano", version=2) as client:
+        assert client.labels()[1].category_id == 1
+    assert [seen.path for seen in peer.seen] == [
+        "/v1/models/web%20ui%2F1/detect",
+        "/v1/models/nano/versions/2/detect",
+        "/v1/models/nano/versions/2/labels",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"api_key": "a\r\nX-Evil: 1"}, "api_key"),
+        ({"api_key": ""}, "api_key"),
+        ({"version": 1}, "version"),
+        ({"model": "a", "version": 0}, "version"),
+        ({"model": ""}, "model"),
+        ({"priority": "urgent"}, "priority"),
+        ({"proxy": "socks5://h"}, "proxy"),
+        ({"ca_file": __file__}, "ca_file"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_without_showing_a_key(settings, named):
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=named) as caught:
+            kind("http://h", **settings)
+        assert "Evil" not in str(caught.value)
+
+
+def test_a_key_is_in_no_repr():
+    settings = Client("http://h", api_key="secret-key", proxy="http://u:word@p:1")._settings
+    assert "secret-key" not in repr(settings)
+    assert "word" not in repr(settings)
+
+
+def test_a_trace_context_that_is_none_is_refused(peer, png, detect):
+    with pytest.raises(ValueError, match="traceparent"):
+        detect(peer.url, png, traceparent="00-xyz")
+    assert peer.seen == []
+
+
+def test_a_proxy_is_used(peer, png, detect):
+    result = detect("http://no-such-host.invalid", png, proxy=peer.url, retries=0)
+    assert result.model.name == "fake"
+    assert peer.seen[0].headers["host"] == "no-such-host.invalid"
+
+
+def many_sync(url, images):
+    with Client(url, retries=0) as client:
+        return client.detect_many(images, concurrency=3)
+
+
+def many_async(url, images):
+    async def call():
+        async with AsyncClient(url, retries=0) as client:
+            return await client.detect_many(images, concurrency=3)
+
+    return asyncio.run(call())
+
+
+@pytest.fixture(params=[many_sync, many_async], ids=["sync", "async"])
+def detect_many(request):
+    return request.param
+
+
+def test_many_images_come_back_in_order_and_one_that_fails_stops_none(peer, png_of, detect_many):
+    images = [png_of(10 * (i + 1), 20, 0) for i in range(6)]
+    peer.slow_s[images[0]] = 0.3
+    images[2] = b"no image"
+    images[4] = "no/such/file.png"
+    found = detect_many(peer.url, iter(images))
+    assert isinstance(found[2], ImageRefused)
+    assert isinstance(found[4], FileNotFoundError)
+    assert [found[i].image.width for i in (0, 1, 3, 5)] == [10, 20, 40, 60]
+    assert detect_many(peer.url, []) == []
+
+
+def test_a_mistake_among_many_images_is_raised(peer, png, detect_many):
+    with pytest.raises(TypeError, match="int is not an image"):
+        detect_many(peer.url, [png, 3])
+
+
+def test_a_closed_client_says_so_and_its_thread_has_ended(peer, png):
+    client = Client(peer.url)
+    client.detect(png)
+    assert [thread.name for thread in threading.enumerate()].count("clq-client") == 1
+    client.close()
+    client.close()
+    assert "clq-client" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(RuntimeError, match="closed"):
+        client.detect(png)
+
+
+def test_a_client_that_is_forgotten_leaves_no_thread(peer, png):
+    Client(peer.url).detect(png)
+    gc.collect()
+    assert "clq-client" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_close_ends_a_call_of_another_thread(peer, png):
+    peer.answers(delay_s=5.0)
+    client = Client(peer.url)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.detect, png)
+        until_s = time.monotonic() + 10
+        while not peer.seen and time.monotonic() < until_s:
+            time.sleep(0.01)
+        client.close()
+        with pytest.raises(RuntimeError, match="closed during the call"):
+            call.result(3)
+
+
+def test_a_client_works_on_both_sides_of_a_fork(peer, png, tmp_path):
+    code = (
+        "import os, sys\n"
+        "from clq_client import Client\n"
+        "client = Client(sys.argv[1])\n"
+        "assert client.detect(sys.argv[2]).image.width == 400\n"
+        "child = os.fork()\n"
+        "assert client.detect(sys.argv[2]).image.width == 400\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    path = tmp_path / "a.png"
+    path.write_bytes(png)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, peer.url, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(peer.detects) == 3

@@ -131,6 +131,30 @@ def test_a_dripping_answer_ends_at_the_deadline(peer, png, detect):
     assert 0.4 <= time.monotonic() - start_s < 1.0
 
 
+def test_headers_that_never_end_are_left_at_the_deadline(peer, png, detect):
+    peer.answers(header_drip_s=0.02)
+    start_s = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        detect(peer.url, png, deadline_s=0.4)
+    assert 0.4 <= time.monotonic() - start_s < 2.0
+
+
+def test_a_pause_in_the_answer_does_not_stretch_the_deadline(peer, png, detect):
+    peer.answers(drip_s=1.5)  # the second byte would come after the deadline of 0.5 s
+    start_s = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        detect(peer.url, png, deadline_s=0.5)
+    assert 0.5 <= time.monotonic() - start_s < 1.4
+
+
+def test_the_service_is_told_what_is_left_of_the_deadline(peer, png, detect):
+    peer.problem(503, "overloaded", retry_after=1)
+    detect(peer.url, png, deadline_s=8.0)
+    first, second = (int(seen.headers["x-request-timeout-ms"]) for seen in peer.seen)
+    assert 7000 < first <= 8000
+    assert 5000 < second <= first - 1000
+
+
 def test_the_deadline_is_for_all_attempts_together(peer, png, detect):
     for _ in range(4):
         peer.steps.append(peer.problem_step(503))

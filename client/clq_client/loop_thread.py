@@ -1,0 +1,76 @@
+"""An event loop in a thread of its own, with the connections that belong to it."""
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import httpx
+
+from clq_client.async_client import open_http
+from clq_client.settings import ClientSettings
+
+T = TypeVar("T")
+_CLOSE_S = 5.0
+
+
+class LoopThread:
+    """Runs coroutines for callers in other threads.  One that is forgotten ends by itself."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.http = open_http(settings)
+        self._pid = os.getpid()
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="clq-client", daemon=True)
+        thread.start()
+        self._loop = loop
+        # Not self.close: what the finalizer holds would live as long as the process.
+        self._finalizer = weakref.finalize(self, _close, loop, thread, self.http, self._pid)
+
+    @property
+    def usable(self) -> bool:
+        """False after a fork: the thread stayed in the parent."""
+        return self._pid == os.getpid()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns or raises.  Ctrl-C and the like cancel it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise RuntimeError("the client was closed during the call") from error
+        finally:
+            future.cancel()  # nothing, where it is done
+
+    def close(self) -> None:
+        """Ends the calls that are on their way, the connections and the thread."""
+        self._finalizer()
+
+
+def _close(
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    http: httpx.AsyncClient,
+    pid: int,
+) -> None:
+    if pid != os.getpid():
+        return
+    if threading.current_thread() is thread:  # the garbage collector ran here: nobody may wait
+        loop.call_soon(loop.stop)
+        return
+    asyncio.run_coroutine_threadsafe(_end(http), loop).result(_CLOSE_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_CLOSE_S)
+    if not thread.is_alive():
+        loop.close()
+
+
+async def _end(http: httpx.AsyncClient) -> None:
+    calls = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in calls:
+        task.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await http.aclose()
