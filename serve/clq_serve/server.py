@@ -16,6 +16,7 @@ from uvicorn.config import LifespanType
 
 from clq_serve.admin_app import create_admin_app
 from clq_serve.app import create_app
+from clq_serve.configuration import shown
 from clq_serve.errors import SettingsError
 from clq_serve.loading import LoadedModel
 from clq_serve.models import ModelStore
@@ -29,7 +30,7 @@ def serve(settings: Settings) -> None:
     Raises SettingsError if an address cannot be listened on, BundleError if the model must not be
     served; both before any request is accepted.
     """
-    _print_settings(settings)
+    typer.echo(f"settings: {shown(settings)}")
     with contextlib.ExitStack() as listeners:
         public = listeners.enter_context(_listen("", settings.host, settings.port))
         admin = None
@@ -129,11 +130,6 @@ def _listen(prefix: str, host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _print_settings(settings: Settings) -> None:
-    shown = settings.model_dump() | {"bundle": settings.bundle or "built-in"}
-    typer.echo("settings: " + " ".join(f"{key}={value}" for key, value in shown.items()))
 
 
 def _print_model(model: LoadedModel) -> None:

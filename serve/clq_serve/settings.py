@@ -1,33 +1,18 @@
-"""How one service process is set up: defaults, then CLQ_SERVE_* variables, then flags.
+"""Every setting of a service process, with its default and its meaning.
 
-Facts about a model (classes, thresholds, sizes) are never settings; they come with its bundle.
+Where the values come from: configuration.py.  Facts about a model (classes, thresholds, sizes) are
+never settings; they come with its bundle.
 """
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from clq_serve.errors import SettingsError
+from clq_serve.cores import allowed_cores
 from clq_serve.preprocess import ImageLimits
 
 PREFIX = "CLQ_SERVE_"
-
-
-def allowed_cores() -> int:
-    """How many cores this process may use: CPU affinity, and the quota of its container if any."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "<microseconds or max> <period>"
-    if quota.is_file():
-        granted, period = quota.read_text().split()
-        if granted != "max":
-            cores = min(cores, max(1, int(granted) // int(period)))
-    return cores
 
 
 class Settings(BaseModel):
@@ -83,30 +68,3 @@ class Settings(BaseModel):
     def image_limits(self) -> ImageLimits:
         """The part that decides which images are too large."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_aspect, self.max_frames)
-
-
-def read_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """Settings from the CLQ_SERVE_* entries of `environ`, overridden by `flags`.
-
-    flags  field name -> value; None = not given
-
-    Raises SettingsError if a CLQ_SERVE_* variable is unknown or a value is not accepted.
-    """
-    names = {PREFIX + field.upper(): field for field in Settings.model_fields}
-    unknown = sorted(key for key in environ if key.startswith(PREFIX) and key not in names)
-    if unknown:
-        raise SettingsError(
-            f"{', '.join(unknown)}: unknown variable; accepted: {', '.join(sorted(names))}"
-        )
-    values: dict[str, object] = {f: environ[v] for v, f in names.items() if v in environ}
-    values |= {field: value for field, value in flags.items() if value is not None}
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as err:
-        wrong = [(str(e["loc"][0]), e["input"], e["msg"]) for e in err.errors()]
-        raise SettingsError(
-            "; ".join(
-                f"{PREFIX}{field.upper()} (--{field.replace('_', '-')}): {value!r}: {message}"
-                for field, value, message in wrong
-            )
-        ) from None

@@ -72,7 +72,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[
 
 def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> None:
     with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, lines):
-        assert "max_pending=32" in lines[0]
+        assert lines[0].startswith("settings: host=127.0.0.1 port=0 ")
         assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on CPUExecutionProvider", lines[1])
         found = re.fullmatch(r"admin: (http://127\.0\.0\.1:\d+/metrics)", lines[2].strip())
         assert found, lines
@@ -82,8 +82,8 @@ def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> N
         assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
         probe = command("healthcheck", "--url", f"{url}/readyz", "--timeout-s", "60")
         assert (probe.returncode, probe.stderr) == (0, "")
-        from_port = command("healthcheck", CLQ_SERVE_PORT=url.rpartition(":")[2])
-        assert from_port.returncode == 0
+        from_port = healthcheck(CLQ_SERVE_PORT=url.rpartition(":")[2])
+        assert (from_port.returncode, from_port.stderr) == (0, "")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
         assert process.stderr is not None
@@ -93,7 +93,7 @@ def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> N
 def test_a_draining_service_answers_not_ready_until_a_second_sigterm(
     tiny_bundle: Path,
 ) -> None:
-    options = ("--bundle", str(tiny_bundle), "--threads", "1", "--drain-s", "300")
+    options = ("--bundle", str(tiny_bundle), "--threads", "1", "--set", "drain_s=300")
     with running(*options) as (process, url, _):
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE_S
@@ -135,6 +135,38 @@ def test_sigterm_lets_a_request_in_progress_finish(tiny_bundle: Path) -> None:
         assert process.wait(PATIENCE_S) == 0
 
 
+def healthcheck(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clq_serve.healthcheck", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(**more),
+    )
+
+
+def test_the_healthcheck_imports_nothing_outside_the_standard_library() -> None:
+    code = (
+        "import sys, clq_serve.healthcheck; "
+        "assert not {'typer', 'pydantic', 'numpy', 'urllib.request'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0
+
+
+def test_the_healthcheck_reads_the_port_from_the_configuration_file(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    (tmp_path / "clq.toml").write_text(f"port = {port}\n")
+    done = healthcheck(CLQ_SERVE_CONFIG=str(tmp_path / "clq.toml"))
+    assert_one_line_of_error(done, "refused")
+
+
+def test_the_settings_are_listed_without_starting_anything() -> None:
+    done = command("settings")
+    assert done.returncode == 0
+    assert "#port = 8000\n" in done.stdout
+
+
 def test_check_names_the_good_bundle(tiny_bundle: Path) -> None:
     done = command("check", str(tiny_bundle))
     assert done.returncode == 0
@@ -166,8 +198,8 @@ def test_a_port_in_use_is_one_line(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "word"),
     [
-        (("run",), {"CLQ_SERVE_PROT": "1"}, "CLQ_SERVE_PROT: unknown variable"),
-        (("run",), {"CLQ_SERVE_PORT": "x"}, "CLQ_SERVE_PORT (--port): 'x'"),
+        (("run",), {"CLQ_SERVE_PROT": "1"}, "CLQ_SERVE_PROT: there is no such setting"),
+        (("run",), {"CLQ_SERVE_PORT": "x"}, "CLQ_SERVE_PORT: 'x'"),
         (("run", "--threads", "0"), {}, "--threads"),
         (("run", "--host", "no.such.host.invalid"), {}, "cannot listen"),
         (("healthcheck", "--url", "http://127.0.0.1:9/readyz"), {}, "127.0.0.1:9"),
