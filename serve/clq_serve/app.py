@@ -1,16 +1,13 @@
 """The HTTP application: what it is made of and how errors leave it."""
 
-import importlib.resources
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
 
-from clq_serve import __version__, problems, routes_detect, routes_info, routes_probes
-from clq_serve.csp import content_security_policy
+from clq_serve import __version__, pages, problems, routes_detect, routes_info, routes_probes
 from clq_serve.models import ModelStore
 from clq_serve.request_log import RequestLog
 from clq_serve.responses import Problem
@@ -48,18 +45,12 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     app.include_router(routes_detect.router)
     app.include_router(routes_info.router)
     app.include_router(routes_probes.router)
-    _add_documentation(app)
+    app.include_router(pages.router)
+    _set_schema(app)
     return app
 
 
-def _add_documentation(app: FastAPI) -> None:
-    page = importlib.resources.files("clq_serve").joinpath("docs.html").read_text("utf-8")
-    headers = {"Content-Security-Policy": content_security_policy(page)}
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers=headers)
-
+def _set_schema(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(

@@ -78,6 +78,7 @@ class ModelInfo(ModelRef):
 
     classes: tuple[str, ...]
     thresholds: Thresholds
+    alpha: Annotated[float, Field(ge=0.0, description="score = cls_score * quality ** alpha")]
     trained_on: str
     metrics: tuple[Metric, ...]
     licence: str

@@ -42,6 +42,7 @@ def _info(model: LoadedModel) -> ModelInfo:
         digest=model.bundle.digest,
         classes=tuple(manifest.class_names),
         thresholds=manifest.thresholds,
+        alpha=manifest.alpha,
         trained_on=manifest.trained_on,
         metrics=manifest.metrics,
         licence=manifest.licence,

@@ -71,7 +71,7 @@ class _PublicServer(uvicorn.Server):
             self._admin = (admin, task)
             typer.echo(f"admin: {_url(self._admin_socket)}/metrics")
         url = _url(sockets[0])
-        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/docs)")
+        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/)")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets=sockets)

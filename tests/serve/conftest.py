@@ -98,6 +98,13 @@ def server(tiny_bundle: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def builtin_server() -> Iterator[str]:
+    """Base URL of a server with the built-in model, shared by the tests of a file."""
+    with running(Settings(), None) as url:
+        yield url
+
+
 @contextlib.contextmanager
 def running(settings: Settings, model: LoadedModel | None) -> Iterator[str]:
     """uvicorn with the real application in a thread."""
