@@ -127,13 +127,20 @@ class Detector:
         return [found[i] for i in range(len(images))], StageTimes(0.0, infer_ms, post_ms)
 
     def detect_batch(
-        self, images: Sequence[Prepared], options: Sequence[DetectOptions]
+        self,
+        images: Sequence[Prepared],
+        options: Sequence[DetectOptions],
+        stacked: Pixels | None = None,
     ) -> tuple[list[Detections], StageTimes]:
         """The detections of images of one padded shape, each by its own options, in one call of the
         engine (prepare_ms is 0).
+
+        stacked  the pixels of `images`, (N, H, W, 3), if they have been put together before
         """
         start = time.perf_counter()
-        candidates = self._engine.run(np.stack([image.pixels for image in images]))
+        if stacked is None:
+            stacked = np.stack([image.pixels for image in images])
+        candidates = self._engine.run(stacked)
         between = time.perf_counter()
         found = [
             self._finish(Candidates(*(array[row] for array in candidates)), image.geometry, wanted)

@@ -15,7 +15,8 @@ ClqServeError
     ├── BadParameter       422  a query parameter is unknown, repeated or out of range
     ├── ModelRefused       422  a bundle that must not be served; what was loaded stays
     ├── ClientLeft         499  nobody is waiting for the answer any more (seen in the log only)
-    ├── Unavailable        503  too many requests are pending
+    ├── Unavailable        503  too many requests are pending, or too long a queue
+    │   └── EngineDown     503  the engine that should answer does not work
     ├── DeadlineExceeded   504  no result in time; says in which stage the time ran out
     └── ImageError              the bytes of the image are the problem
         ├── ImageTooLarge      413  more pixels, a longer or a thinner side, than is accepted
@@ -131,6 +132,11 @@ class Unavailable(ServeError):
     status = 503
     code = "overloaded"
     title = "The service cannot take the request now"
+
+
+class EngineDown(Unavailable):
+    code = "engine_down"
+    title = "The engine does not work"
 
 
 class DeadlineExceeded(ServeError):

@@ -14,7 +14,7 @@ from clq_serve.loading import LoadedModel
 from clq_serve.responses import DetectAnswer, Detection, ImageInfo, ModelRef
 from clq_serve.routes_info import service_of
 from clq_serve.service import DetectCall, Outcome, Priority
-from clq_serve.uploads import read_image
+from clq_serve.uploads import departure, read_image
 
 router = APIRouter()
 
@@ -103,7 +103,7 @@ async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Re
             Priority.INTERACTIVE,
             visit.deadline_s,
             visit.timeout_s,
-            request.is_disconnected,
+            departure(request),
         )
         outcome = await service.detect(data, call)
     answer = _answer(request.state.request_id, model, outcome)

@@ -1,32 +1,27 @@
 """One image from its bytes to its detections: admission, decoding, queue, engine, deadline."""
 
 import asyncio
-import hashlib
-import random
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 
-from clq_serve.detector import Detections, DetectOptions, Prepared
-from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
+from clq_serve.decoding import DecodedUpload, Decoders
+from clq_serve.detector import Detections, DetectOptions
+from clq_serve.errors import ClientLeft, Unavailable, UploadTimeout
+from clq_serve.lanes import Answer, Lanes, Work, late
 from clq_serve.loading import LoadedModel
 from clq_serve.metrics import Metrics
 from clq_serve.models import ModelStore
-from clq_serve.preprocess import decode_image
+from clq_serve.preprocess import InputRule
 from clq_serve.responses import Timing
+from clq_serve.scheduler import Job, Priority
 from clq_serve.settings import Settings
 
-MAX_DECODERS = 4
+__all__ = ["DetectCall", "DetectService", "Outcome", "Priority", "Visit"]
 
-
-class Priority(StrEnum):
-    """`interactive` goes before `bulk`, which is not starved."""
-
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
+POLL_S = 0.25  # between two questions whether a client has left, where asking does not wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,8 @@ class DetectCall:
 
     deadline_s  time.monotonic() after which nobody waits for the answer
     timeout_s   what the request was given from its start to deadline_s
-    gone        whether the client has left
+    gone        True when the client has left: it may wait for that, or answer False at once and
+                be asked again
     """
 
     model: LoadedModel
@@ -80,24 +76,12 @@ class Visit:
             raise UploadTimeout(f"the image did not arrive within {self.timeout_s:g} s") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """What an image holds while it waits for the engine: not the pixels at their full size."""
-
-    width: int
-    height: int
-    format: str
-    orientation_applied: bool
-    prepared: Prepared
-    sha256: str
-    decode_ms: float
-
-
 class DetectService:
-    """Runs images against the loaded models: decoding in a small pool, engines in their threads.
+    """Runs images against the loaded models: decoding in a small pool, engines in their lanes.
 
-    At most `settings.max_pending` requests are inside at a time, whatever they wait for, so that
-    memory is bounded by max_pending times the largest accepted upload; one more is refused at once.
+    At most `settings.max_pending` requests are inside at a time, whatever they wait for, and the
+    queue before the lanes is limited in images, pixels and bytes, so that memory is bounded.  What
+    would not fit is refused at once, before its body is read where that can be known.
     """
 
     def __init__(self, models: ModelStore, settings: Settings) -> None:
@@ -106,24 +90,25 @@ class DetectService:
         self.metrics = Metrics()
         models.report_to(self.metrics)
         self.settings = settings
+        self.lanes = Lanes(settings.policy, settings.engine_timeout_s, self.metrics.batch)
+        self._decoders = Decoders(settings.decoder_threads, settings.image_limits)
         self._pending = 0
-        self._engine_free = asyncio.Lock()
-        decoders = min(MAX_DECODERS, settings.threads)
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def close(self) -> None:
         """Waits for the work in progress and ends the threads."""
-        self._decoders.shutdown(cancel_futures=True)
-        self._engine.shutdown(cancel_futures=True)
+        self._decoders.close()
+        self.lanes.close(self.settings.engine_timeout_s)
 
     @asynccontextmanager
-    async def visit(self, timeout_s: float | None = None) -> AsyncIterator[Visit]:
+    async def visit(
+        self, timeout_s: float | None = None, priority: Priority = Priority.INTERACTIVE
+    ) -> AsyncIterator[Visit]:
         """Around everything that is done for one request, the reading of its body included.
 
         timeout_s  what the client asks for; the setting request_timeout_s is the most it gets
 
-        Raises Unavailable at once when max_pending requests are inside.
+        Raises Unavailable at once when max_pending requests are inside, or when the queue has no
+        room for an image or is so long that its result would be late.
         """
         if self._pending >= self.settings.max_pending:
             raise Unavailable(
@@ -131,74 +116,92 @@ class DetectService:
                 extra={
                     "limit": self.settings.max_pending,
                     "observed": self._pending + 1,
-                    "retry_after": random.randint(1, 3),  # apart, or they all come back together
+                    "retry_after": self.lanes.retry_after_s(),
                 },
             )
         given_s = min(timeout_s or self.settings.request_timeout_s, self.settings.request_timeout_s)
+        deadline_s = time.monotonic() + given_s
+        self.lanes.check_room(priority, deadline_s)
         self._pending += 1
         try:
-            yield Visit(time.monotonic() + given_s, given_s)
+            yield Visit(deadline_s, given_s)
         finally:
             self._pending -= 1
 
     async def detect(self, data: bytes, call: DetectCall) -> Outcome:
         """The detections in the image file `data`.
 
-        Raises ServeError: DeadlineExceeded, ClientLeft, or what the image is refused for.
+        Raises ServeError: Unavailable, DeadlineExceeded, ClientLeft, or what the image is refused
+        for.
         """
-        stage = "decode"
-        started = time.perf_counter()
         loop = asyncio.get_running_loop()
+        rule = call.model.bundle.manifest.input.rule
+        most = _most_pixels(rule)
+        answer: asyncio.Future[Answer] = loop.create_future()
+        job = self.lanes.admit(
+            Work(call.model, call.options, call.timeout_s, answer),
+            priority=call.priority,
+            pixels=most,
+            bytes=len(data) + 3 * most,
+            deadline_s=call.deadline_s,
+        )
+        self.metrics.queue_depth(*self.lanes.held())
+        watcher = loop.create_task(self._watch(call.gone, job))
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):
-                decoded = await loop.run_in_executor(self._decoders, self._decode, data, call.model)
-                stage = "queue"
-                queued = time.perf_counter()
-                async with self._engine_free:
-                    if await call.gone():
-                        raise ClientLeft("the client left before its image reached the model")
-                    stage = "infer"
-                    queue_ms = 1e3 * (time.perf_counter() - queued)
-                    (found,), times = await loop.run_in_executor(
-                        self._engine,
-                        call.model.lanes[0].detect_batch,
-                        [decoded.prepared],
-                        [call.options],
-                    )
+                decoded = await self._decoders.decode(data, rule, answer.done)
+                self.lanes.enqueue(job, decoded.prepared)
+                given = await answer
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"no result within {call.timeout_s:g} s; the time ran out in stage {stage!r}",
-                extra={"stage": stage, "limit": call.timeout_s},
-            ) from None
+            raise late(call.timeout_s, self.lanes.leave(job)) from None
+        finally:
+            watcher.cancel()
+            self.lanes.leave(job)
+            answer.cancel()
+            self.metrics.queue_depth(*self.lanes.held())
+        total_s = time.monotonic() - (call.deadline_s - call.timeout_s)
+        return self._outcome(decoded, given, total_s, call.model)
+
+    async def _watch(self, gone: Callable[[], Awaitable[bool]], job: Job[Work]) -> None:
+        """Takes the job out, wherever it is, when its client has left."""
+        while not await gone():
+            await asyncio.sleep(POLL_S)
+        self.lanes.leave(job)
+        if not job.work.answer.done():
+            job.work.answer.set_exception(ClientLeft("the client left before it had its answer"))
+
+    def _outcome(
+        self, decoded: DecodedUpload, given: Answer, total_s: float, model: LoadedModel
+    ) -> Outcome:
+        for stage, seconds in (
+            ("decode", decoded.decode_s),
+            ("queue", given.queue_s),
+            ("infer", given.infer_s),
+            ("post", given.post_s),
+        ):
+            self.metrics.stage(stage, seconds)
+        self.metrics.detections(model.name, model.version, given.detections)
         return Outcome(
             width=decoded.width,
             height=decoded.height,
             format=decoded.format,
             orientation_applied=decoded.orientation_applied,
             sha256=decoded.sha256,
-            detections=found,
+            detections=given.detections,
             timing=Timing(
-                decode=round(decoded.decode_ms, 3),
-                queue=round(queue_ms, 3),
-                infer=round(times.infer_ms, 3),
-                post=round(times.post_ms, 3),
-                total=round(1e3 * (time.perf_counter() - started), 3),
-                batch_size=1,
+                decode=round(1e3 * decoded.decode_s, 3),
+                queue=round(1e3 * given.queue_s, 3),
+                infer=round(1e3 * given.infer_s, 3),
+                post=round(1e3 * given.post_s, 3),
+                total=round(1e3 * total_s, 3),
+                batch_size=given.batch_size,
             ),
         )
 
-    def _decode(self, data: bytes, model: LoadedModel) -> _Decoded:
-        start = time.perf_counter()
-        background = model.bundle.manifest.input.background
-        image = decode_image(data, self.settings.image_limits, background)
-        prepared = model.lanes[0].prepare(image)
-        sha256 = hashlib.sha256(data).hexdigest()
-        return _Decoded(
-            width=image.pixels.shape[1],
-            height=image.pixels.shape[0],
-            format=image.format,
-            orientation_applied=image.orientation_applied,
-            prepared=prepared,
-            sha256=sha256,
-            decode_ms=1e3 * (time.perf_counter() - start),
-        )
+
+def _most_pixels(rule: InputRule) -> int:
+    """The most pixels that an image can have once it is resized and padded."""
+    sides = (
+        -(-side // rule.multiple) * rule.multiple for side in (rule.shorter_px, rule.longer_px)
+    )
+    return math.prod(sides)

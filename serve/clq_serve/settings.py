@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clq_serve.cores import allowed_cores
 from clq_serve.preprocess import ImageLimits
+from clq_serve.scheduler import Policy
 
 PREFIX = "CLQ_SERVE_"
 
@@ -57,12 +58,55 @@ class Settings(BaseModel):
     """Frames of an animation; only the first is looked at, and 1 refuses animations."""
     max_pending: Annotated[int, Field(ge=1)] = 32
     """Requests inside at a time; one more is answered 503."""
+    lanes: Annotated[int | None, Field(ge=1)] = None
+    """Engines that run at the same time, each in a thread of its own; without it `threads`, because
+    on a CPU that many engines of one thread do more than one engine of that many threads."""
+    max_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Images that one call of a model takes; `auto` is 1 on a CPU, where batches gain nothing, and
+    8 on a GPU."""
+    batch_pixels: Annotated[int, Field(ge=1)] = 16_000_000
+    """Padded pixels that one call of a model takes; an image that is larger runs alone."""
+    batch_delay_ms: Annotated[float, Field(ge=0)] = 0.0
+    """How long a free engine waits for a batch to fill; 0 takes what is there."""
+    queue_images: Annotated[int, Field(ge=1)] = 64
+    """Images that wait for an engine or are being decoded, at most; one more is answered 503."""
+    queue_pixels: Annotated[int, Field(ge=1)] = 256_000_000
+    """The same in padded pixels."""
+    queue_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """The same in bytes: of uploads that are being decoded, and of pixels that wait."""
+    decode_threads: Annotated[int | None, Field(ge=1)] = None
+    """Images that are decoded at the same time; without it `threads`, at most 4."""
+    engine_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """An engine that has not answered after this time is taken for dead and rebuilt."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """The most that a request gets from its start to its answer."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0
     """After SIGTERM: how long the service is not ready but still accepts requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
+
+    @property
+    def engine_lanes(self) -> int:
+        """How many engines of each model run at the same time."""
+        return self.lanes or self.threads
+
+    @property
+    def decoder_threads(self) -> int:
+        """How many images are decoded at the same time."""
+        return self.decode_threads or min(self.threads, 4)
+
+    @property
+    def policy(self) -> Policy:
+        """The part that the scheduler needs."""
+        return Policy(
+            lanes=self.engine_lanes,
+            max_batch=1 if self.max_batch == "auto" else self.max_batch,
+            batch_pixels=self.batch_pixels,
+            batch_delay_s=self.batch_delay_ms / 1e3,
+            queue_images=self.queue_images,
+            queue_pixels=self.queue_pixels,
+            queue_bytes=self.queue_bytes,
+        )
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -1,6 +1,6 @@
 """Which bytes of a request are the image: a multipart field, or the raw body."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -36,6 +36,20 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     if not data:
         raise BadRequest("the image is empty; send the bytes of an image file", code="empty_body")
     return data
+
+
+def departure(request: Request) -> Callable[[], Awaitable[bool]]:
+    """A function that returns True when the client has left, and waits for that.
+
+    Call it only after the body has been read: it takes what else the client sends.
+    """
+
+    async def left() -> bool:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        return True
+
+    return left
 
 
 async def _capped(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
