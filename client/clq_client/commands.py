@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from clq_client.async_client import AsyncClient
+from clq_client.bench.command import bench
 from clq_client.client import Client
 from clq_client.errors import ClqError
 from clq_client.inputs import InputError, annotated_names, find_images, refuse_overwriting
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+app.command()(bench)
 
 Url = Annotated[
     str | None,
