@@ -6,12 +6,14 @@ ClqServeError
 ├── SettingsError          a CLQ_SERVE_* variable or a flag is wrong; refuses to start
 └── ServeError             one request gets a problem answer with `status` and `code`
     ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
+    ├── BadInferRequest    400  a request of the Open Inference Protocol is malformed
     ├── UnknownModel       404  no model of that name or version is loaded
     ├── ModelBusy          409  the model is being loaded already
     ├── LastVersion        409  the default model would have no version left
     ├── UploadTimeout      408  the body did not arrive in time
     ├── BodyTooLarge       413  more bytes than the service takes
     ├── WrongContentType   415  the body is neither a form nor an image
+    ├── UnsupportedEncoding 415 the body is compressed in a way that is not accepted
     ├── BadParameter       422  a query parameter is unknown, repeated or out of range
     ├── ModelRefused       422  a bundle that must not be served; what was loaded stays
     ├── ClientLeft         499  nobody is waiting for the answer any more (seen in the log only)
@@ -74,6 +76,12 @@ class BadRequest(ServeError):
     title = "Bad request"
 
 
+class BadInferRequest(ServeError):
+    status = 400
+    code = "bad_infer_request"
+    title = "Bad inference request"
+
+
 class UnknownModel(ServeError):
     status = 404
     code = "unknown_model"
@@ -114,6 +122,12 @@ class WrongContentType(ServeError):
     status = 415
     code = "wrong_content_type"
     title = "The content type is not accepted"
+
+
+class UnsupportedEncoding(ServeError):
+    status = 415
+    code = "unsupported_encoding"
+    title = "The content encoding is not accepted"
 
 
 class BadParameter(ServeError):
