@@ -7,8 +7,18 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from clq_serve import __version__, pages, problems, routes_detect, routes_info, routes_probes
+from clq_serve import (
+    __version__,
+    pages,
+    problems,
+    routes_detect,
+    routes_info,
+    routes_oip,
+    routes_oip_control,
+    routes_probes,
+)
 from clq_serve.models import ModelStore
+from clq_serve.oip_stats import InferenceStats
 from clq_serve.request_log import RequestLog
 from clq_serve.responses import Problem
 from clq_serve.service import DetectService
@@ -40,11 +50,15 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
         docs_url=None,  # the framework's page loads its scripts from the internet
         redoc_url=None,
     )
+    app.state.inference_stats = InferenceStats()
+    app.state.model_control = settings.public_model_control
     app.add_middleware(RequestLog)
     problems.install(app)
     app.include_router(routes_detect.router)
     app.include_router(routes_info.router)
     app.include_router(routes_probes.router)
+    app.include_router(routes_oip.router)
+    app.include_router(routes_oip_control.router)
     app.include_router(pages.router)
     _set_schema(app)
     return app

@@ -7,6 +7,7 @@ ClqServeError
 └── ServeError             one request gets a problem answer with `status` and `code`
     ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
     ├── BadInferRequest    400  a request of the Open Inference Protocol is malformed
+    ├── Forbidden          403  not allowed here, whoever asks
     ├── UnknownModel       404  no model of that name or version is loaded
     ├── ModelBusy          409  the model is being loaded already
     ├── LastVersion        409  the default model would have no version left
@@ -60,6 +61,7 @@ class ServeError(ClqServeError):
     status: ClassVar[int] = 500
     code: str = "internal"
     title: ClassVar[str] = "Internal error"
+    headers: ClassVar[dict[str, str]] = {}  # of every answer of the kind
 
     def __init__(
         self, detail: str, *, code: str = "", extra: dict[str, Extra] | None = None
@@ -80,6 +82,12 @@ class BadInferRequest(ServeError):
     status = 400
     code = "bad_infer_request"
     title = "Bad inference request"
+
+
+class Forbidden(ServeError):
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"
 
 
 class UnknownModel(ServeError):
@@ -128,6 +136,7 @@ class UnsupportedEncoding(ServeError):
     status = 415
     code = "unsupported_encoding"
     title = "The content encoding is not accepted"
+    headers: ClassVar[dict[str, str]] = {"Accept-Encoding": "gzip, deflate"}  # RFC 9110, 15.5.16
 
 
 class BadParameter(ServeError):

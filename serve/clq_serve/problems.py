@@ -46,6 +46,8 @@ def problem_response(
     all_headers = {"Cache-Control": "no-store", **(headers or {})}
     if "retry_after" in body:
         all_headers["Retry-After"] = str(body["retry_after"])
+    if request.url.path.startswith("/v2"):  # what clients of that protocol read
+        return JSONResponse({"error": detail, **body}, status, headers=all_headers)
     return JSONResponse(body, status, headers=all_headers, media_type=MEDIA_TYPE)
 
 
@@ -76,6 +78,7 @@ def _serve_error(request: Request, err: Exception) -> Response:
         title=err.title,
         detail=err.detail,
         extra=err.extra,
+        headers=err.headers,
     )
 
 

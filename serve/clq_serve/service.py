@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from clq_serve.decoding import DecodedUpload, Decoders
-from clq_serve.detector import Detections, DetectOptions
+from clq_serve.detector import Detections, DetectOptions, Prepared
 from clq_serve.errors import ClientLeft, Unavailable, UploadTimeout
 from clq_serve.lanes import Answer, Lanes, Work, late
 from clq_serve.loading import LoadedModel
 from clq_serve.metrics import Metrics
 from clq_serve.models import ModelStore
-from clq_serve.preprocess import InputRule
+from clq_serve.preprocess import Geometry, InputRule, Pixels
 from clq_serve.responses import Timing
 from clq_serve.scheduler import Job, Priority
 from clq_serve.settings import Settings
@@ -134,22 +134,50 @@ class DetectService:
         Raises ServeError: Unavailable, DeadlineExceeded, ClientLeft, or what the image is refused
         for.
         """
-        loop = asyncio.get_running_loop()
         rule = call.model.bundle.manifest.input.rule
         most = _most_pixels(rule)
+
+        async def decode(unwanted: Callable[[], bool]) -> DecodedUpload:
+            return await self._decoders.decode(data, rule, unwanted)
+
+        return await self._detect(decode, most, len(data) + 3 * most, call)
+
+    async def detect_prepared(self, pixels: Pixels, call: DetectCall) -> Outcome:
+        """The detections in (H, W, 3) pixels that are resized and padded already, in their own
+        coordinates; `format` and `sha256` of the Outcome are empty.
+
+        Raises Unavailable, DeadlineExceeded or ClientLeft.
+        """
+
+        async def decode(unwanted: Callable[[], bool]) -> DecodedUpload:
+            height, width = pixels.shape[:2]
+            geometry = Geometry(width, height, width, height, width, height)
+            return DecodedUpload(width, height, "", False, Prepared(pixels, geometry), "", 0.0)
+
+        return await self._detect(decode, pixels.size // 3, pixels.nbytes, call)
+
+    async def _detect(
+        self,
+        decode: Callable[[Callable[[], bool]], Awaitable[DecodedUpload]],
+        pixels: int,
+        bytes: int,
+        call: DetectCall,
+    ) -> Outcome:
+        """`pixels` and `bytes` are the most that the image takes while it waits."""
+        loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         job = self.lanes.admit(
             Work(call.model, call.options, call.timeout_s, answer),
             priority=call.priority,
-            pixels=most,
-            bytes=len(data) + 3 * most,
+            pixels=pixels,
+            bytes=bytes,
             deadline_s=call.deadline_s,
         )
         self.metrics.queue_depth(*self.lanes.held())
         watcher = loop.create_task(self._watch(call.gone, job))
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):
-                decoded = await self._decoders.decode(data, rule, answer.done)
+                decoded = await decode(answer.done)
                 self.lanes.enqueue(job, decoded.prepared)
                 given = await answer
         except TimeoutError:

@@ -48,6 +48,8 @@ class Settings(BaseModel):
     """CPU cores to use; the default is what the process is allowed."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
     """Largest request body."""
+    public_model_control: bool = False
+    """Whether the public port lets /v2 load and unload models and change the log level."""
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     """Largest image, in pixels."""
     max_side: Annotated[int, Field(ge=1)] = 16_384
@@ -56,6 +58,8 @@ class Settings(BaseModel):
     """Thinnest image: longer side over shorter side."""
     max_frames: Annotated[int, Field(ge=1)] = 1_000
     """Frames of an animation; only the first is looked at, and 1 refuses animations."""
+    max_images_per_request: Annotated[int, Field(ge=1)] = 32
+    """Images in one request."""
     max_pending: Annotated[int, Field(ge=1)] = 32
     """Requests inside at a time; one more is answered 503."""
     lanes: Annotated[int | None, Field(ge=1)] = None

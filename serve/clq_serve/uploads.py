@@ -52,6 +52,14 @@ def departure(request: Request) -> Callable[[], Awaitable[bool]]:
     return left
 
 
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body, whatever its type.  Raises BodyTooLarge or ClientLeft."""
+    try:
+        return b"".join([chunk async for chunk in _capped(request, max_bytes)])
+    except ClientDisconnect as err:
+        raise ClientLeft("the client left while sending the body") from err
+
+
 async def _capped(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The chunks of the body; raises BodyTooLarge before more than max_bytes are held."""
     declared = request.headers.get("content-length", "")

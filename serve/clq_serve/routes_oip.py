@@ -1,0 +1,233 @@
+"""The Open Inference Protocol v2, /v2/...: probes, descriptions, statistics and inference.
+
+Bodies are read by hand: tritonclient sends no Content-Type.  Errors are problems with the member
+`error` besides, which is all that its clients read.  Every answer that is not an error is a 200.
+"""
+
+import asyncio
+import re
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from clq_serve import __version__
+from clq_serve.errors import BadInferRequest, Forbidden, UnknownModel
+from clq_serve.oip_compression import deflate, inflate, wanted_coding
+from clq_serve.oip_infer import (
+    all_outcomes,
+    image_files,
+    output_tensors,
+    prepared_images,
+    read_options,
+    wanted_outputs,
+)
+from clq_serve.oip_models import (
+    ProtocolModel,
+    config,
+    find_model,
+    metadata,
+    protocol_models,
+)
+from clq_serve.oip_stats import InferenceStats
+from clq_serve.oip_tensors import (
+    InferRequest,
+    Tensor,
+    bytes_array,
+    parse_json_length,
+    read_infer_request,
+    write_infer_response,
+)
+from clq_serve.routes_info import service_of
+from clq_serve.routes_probes import readyz
+from clq_serve.service import DetectCall, DetectService, Outcome, Visit
+from clq_serve.uploads import departure, read_body
+
+router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+_LENGTH = "Inference-Header-Content-Length"
+
+
+@router.get("")
+async def server() -> JSONResponse:
+    """What this is and what of the protocol it has."""
+    return JSONResponse({"name": "clq", "version": __version__, "extensions": EXTENSIONS})
+
+
+@router.get("/health/live")
+async def live() -> JSONResponse:
+    """Whether the process answers at all."""
+    return JSONResponse({"live": True})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> JSONResponse:
+    """Whether the service wants requests."""
+    await readyz(request)
+    return JSONResponse({"ready": True})
+
+
+@router.get("/models")
+async def models(request: Request) -> JSONResponse:
+    """The names of the models, as KServe lists them."""
+    known = protocol_models(service_of(request).models)
+    return JSONResponse({"models": sorted({model.name for model in known})})
+
+
+@router.get("/models/stats")
+async def all_stats(request: Request) -> JSONResponse:
+    """Statistics of every loaded model."""
+    stats = _stats(request)
+    known = protocol_models(service_of(request).models)
+    return JSONResponse({"model_stats": [stats.tree(model) for model in known]})
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{version}")
+async def model_metadata(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    """Inputs, outputs and versions."""
+    return JSONResponse(metadata(service_of(request).models, _find(request, name, version)))
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{version}/ready")
+async def model_ready(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    """200 if the model answers requests."""
+    _find(request, name, version)
+    return JSONResponse({"name": name, "ready": True})
+
+
+@router.get("/models/{name}/config")
+@router.get("/models/{name}/versions/{version}/config")
+async def model_config(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    """Triton's ModelConfig."""
+    settings = service_of(request).settings
+    return JSONResponse(config(_find(request, name, version), settings))
+
+
+@router.get("/models/{name}/stats")
+@router.get("/models/{name}/versions/{version}/stats")
+async def model_stats(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    """Statistics of one model: all its loaded versions, or one."""
+    found = _find(request, name, version)
+    known = protocol_models(service_of(request).models)
+    wanted = [m for m in known if m.name == name and version in (None, m.version)] or [found]
+    return JSONResponse({"model_stats": [_stats(request).tree(model) for model in wanted]})
+
+
+@router.api_route("/systemsharedmemory/{rest:path}", methods=["GET", "POST"])
+@router.api_route("/cudasharedmemory/{rest:path}", methods=["GET", "POST"])
+async def shared_memory(rest: str) -> None:
+    """Refused: a stranger's requests do not name memory of this machine."""
+    raise Forbidden("shared memory is not supported; send tensors in the body of the request")
+
+
+@router.post("/models/{name}/infer")
+@router.post("/models/{name}/versions/{version}/infer")
+async def infer(request: Request, name: str, version: str | None = None) -> Response:
+    """Detections in the images of the request's one input tensor."""
+    service = service_of(request)
+    started = time.perf_counter()
+    async with service.visit() as visit:
+        model = _find(request, name, version)
+        try:
+            async with visit.receiving():
+                body = await read_body(request, service.settings.max_body_bytes)
+            asked = await _read(request, model, body, service.settings.max_body_bytes)
+            outcomes = await _run(request, service, visit, model, asked)
+        except Exception:  # whatever it was; only counted here
+            _stats(request).failed(model, time.perf_counter() - started)
+            raise
+    request.state.detections = sum(len(o.detections.scores) for o in outcomes)
+    response = _answer(request, model, asked, outcomes)
+    timings = [outcome.timing for outcome in outcomes]
+    _stats(request).succeeded(model, timings, time.perf_counter() - started)
+    return response
+
+
+async def _read(
+    request: Request, model: ProtocolModel, body: bytes, max_bytes: int
+) -> InferRequest:
+    coding = request.headers.get("content-encoding", "")
+    if coding:
+        body = await asyncio.to_thread(inflate, body, coding, max_bytes)
+    json_length = parse_json_length(request.headers.get(_LENGTH), len(body))
+    if json_length != 0:
+        return read_infer_request(body, json_length)
+    # Length 0: the body is not JSON but the one element of the one input, e.g. an image file.
+    if not model.takes_files:
+        raise BadInferRequest(
+            f"{_LENGTH} is 0, but the input of {model.name} has several sides of free size; "
+            f"accepted: a JSON description before the tensor, or an image file to "
+            f"{model.name}_image"
+        )
+    binary = "application/json" not in request.headers.get("accept", "")
+    file = Tensor("image", "BYTES", bytes_array([body], (1,)))
+    return InferRequest(None, {}, (file,), None, binary)
+
+
+async def _run(
+    request: Request,
+    service: DetectService,
+    visit: Visit,
+    model: ProtocolModel,
+    asked: InferRequest,
+) -> list[Outcome]:
+    options = read_options(asked.parameters, model.loaded)
+    wanted_outputs(asked, model)  # a wrong name is told before the work, not after it
+    most = service.settings.max_images_per_request
+    rule = model.loaded.bundle.manifest.input.rule
+    timeout_s = min(visit.timeout_s, options.timeout_s or visit.timeout_s)
+    call = DetectCall(
+        model.loaded,
+        options.detect,
+        options.priority,
+        visit.deadline_s - visit.timeout_s + timeout_s,
+        timeout_s,
+        departure(request),
+    )
+    if model.takes_files:
+        return await all_outcomes([service.detect(f, call) for f in image_files(asked, most)])
+    pixels = prepared_images(asked, rule, most)
+    return await all_outcomes([service.detect_prepared(image, call) for image in pixels])
+
+
+def _answer(
+    request: Request, model: ProtocolModel, asked: InferRequest, outcomes: list[Outcome]
+) -> Response:
+    head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    if asked.id is not None:
+        head["id"] = asked.id
+    body, json_length = write_infer_response(head, output_tensors(asked, model, outcomes))
+    headers = {"Cache-Control": "no-store"}
+    if json_length is not None:
+        headers[_LENGTH] = str(json_length)
+    coding = wanted_coding(request.headers.get("accept-encoding", ""))
+    if coding is not None:
+        headers["Content-Encoding"] = coding
+        body = deflate(body, coding)
+    kind = "application/json" if json_length is None else "application/octet-stream"
+    return Response(body, media_type=kind, headers=headers)
+
+
+def _find(request: Request, name: str, version: str | None) -> ProtocolModel:
+    if version is not None and not re.fullmatch(r"[0-9]{1,18}", version):
+        raise UnknownModel(f"version {version[:40]!r} is not a whole number")
+    return find_model(service_of(request).models, name, version)
+
+
+def _stats(request: Request) -> InferenceStats:
+    stats = request.app.state.inference_stats
+    assert isinstance(stats, InferenceStats)
+    return stats
