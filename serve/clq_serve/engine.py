@@ -28,7 +28,7 @@ class OnnxEngine:
     Raises BundleError if the graph has other inputs or outputs than the manifest describes.
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, spinning: bool = False) -> None:
         if threads < 1:
             raise EngineError(f"threads is {threads}; accepted: a whole number, 1 or more")
         self._spec = bundle.manifest.input
@@ -36,6 +36,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors only; they arrive as exceptions as well
         try:
             self._session = onnxruntime.InferenceSession(
