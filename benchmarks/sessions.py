@@ -91,7 +91,9 @@ def main() -> None:
             for name, values in rates.items():
                 rate = statistics.median(values)
                 size = f"{width} x {height}"
-                print(f"{size:>11} {count:5}  {name:28} {rate:7.2f} {rate / base:5.2f}x", flush=True)
+                print(
+                    f"{size:>11} {count:5}  {name:28} {rate:7.2f} {rate / base:5.2f}x", flush=True
+                )
     alone(candidates, rng, arguments.rounds)
 
 

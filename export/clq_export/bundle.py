@@ -31,8 +31,9 @@ from clq_serve.bundle import (
 )
 from clq_serve.candidates import Candidates
 from clq_serve.detector import DetectOptions
-from clq_serve.engine import OnnxEngine, check_golden
+from clq_serve.engine import OnnxEngine
 from clq_serve.errors import ImageError
+from clq_serve.golden import check_golden
 from clq_serve.preprocess import ImageLimits, Pixels, decode_image, prepare
 from clq_train.checkpoint import load_model
 from clq_train.coco import category_ids, load_split, split_paths

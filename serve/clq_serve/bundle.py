@@ -234,6 +234,22 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {problems}") from None
 
 
+def read_listed(bundle: Bundle, name: str) -> bytes:
+    """The bytes of a file of the bundle, which are those that the manifest lists.
+
+    Checked again because a bundle can be replaced while it is being loaded.  Raises BundleError.
+    """
+    path = bundle.path / name
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise BundleError(f"{path}: cannot be read: {err}") from err
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != bundle.manifest.files[name].sha256:
+        raise BundleError(f"{path}: was changed while the bundle was in use; load it again")
+    return data
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> Path:
     """The path of the manifest.json written into `folder`: beside first, then renamed over."""
     path = folder / MANIFEST_FILE

@@ -4,6 +4,7 @@ The service and the evaluation of the trainer use the same class, with different
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -92,6 +93,7 @@ class Detector:
         self._engine = engine
         self._nms = nms
         self._rule = rule
+        self.shapes: Counter[tuple[int, int]] = Counter()  # of the images: padded height, width
 
     def prepare(self, image: DecodedImage | Pixels) -> Prepared:
         """The image, or its (H, W, 3) uint8 RGB pixels, resized and padded by the rule."""
@@ -140,6 +142,8 @@ class Detector:
         start = time.perf_counter()
         if stacked is None:
             stacked = np.stack([image.pixels for image in images])
+        height, width = images[0].pixels.shape[:2]
+        self.shapes[height, width] += len(images)
         candidates = self._engine.run(stacked)
         between = time.perf_counter()
         found = [

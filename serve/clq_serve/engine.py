@@ -1,34 +1,40 @@
-"""Runs the model of a bundle with ONNX Runtime on the CPU."""
+"""Runs the model of a bundle with ONNX Runtime, on the CPU or a GPU."""
 
 from collections.abc import Sequence
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
-from clq_serve.bundle import Bundle, InputSpec
+from clq_serve.bundle import MODEL_FILE, Bundle, InputSpec, read_listed
 from clq_serve.candidates import Candidates
-from clq_serve.compare import candidate_difference
+from clq_serve.devices import CPU, Device, GpuOptions
 from clq_serve.errors import BundleError, EngineError
 from clq_serve.preprocess import Pixels
-
-__all__ = ["GOLDEN_BOX_PX", "GOLDEN_SCORE", "Candidates", "OnnxEngine", "check_golden"]
-
-PROVIDER = "CPUExecutionProvider"
-GOLDEN_FLOOR = 0.05  # golden candidates below this score are not compared
-GOLDEN_SCORE = 1e-3  # largest accepted difference of a score
-GOLDEN_BOX_PX = 0.1  # largest accepted difference of a box coordinate
+from clq_serve.providers import check_provider, providers
 
 
 class OnnxEngine:
     """One ONNX Runtime session; its `run` may be called from several threads.
 
-    threads  how many threads one `run` may use, >= 1
+    threads   how many threads one `run` may use on the CPU, >= 1; with 1, it is the caller's own
+    spinning  whether those threads go on spinning between runs: takes cores from everything else
+    device    of any kind but `plan`
+    provider  the ONNX Runtime provider in use, which is that of `device`
 
-    Raises BundleError if the graph has other inputs or outputs than the manifest describes.
+    Raises BundleError if the graph has other inputs or outputs than the manifest describes,
+    SettingsError if the device cannot be used.
     """
 
-    def __init__(self, bundle: Bundle, threads: int, spinning: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        spinning: bool = False,
+        device: Device = CPU,
+        gpu: GpuOptions | None = None,
+    ) -> None:
         if threads < 1:
             raise EngineError(f"threads is {threads}; accepted: a whole number, 1 or more")
         self._spec = bundle.manifest.input
@@ -38,15 +44,16 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.log_severity_level = 3  # errors only; they arrive as exceptions as well
+        wanted = providers(device, bundle, gpu or GpuOptions())
+        graph = read_listed(bundle, MODEL_FILE)
         try:
+            # Otherwise a provider that fails, now or in a run, is silently replaced.
             self._session = onnxruntime.InferenceSession(
-                str(bundle.model_path), options, providers=[PROVIDER]
+                graph, options, providers=wanted, enable_fallback=0
             )
         except Exception as err:  # ONNX Runtime has no public base class for its errors
             raise BundleError(f"{bundle.model_path}: ONNX Runtime cannot load it: {err}") from err
-        self.provider: str = self._session.get_providers()[0]
-        if self.provider != PROVIDER:
-            raise BundleError(f"asked ONNX Runtime for {PROVIDER}, it uses {self.provider}")
+        self.provider = check_provider(device, self._session.get_providers())
         _check_graph(self._session, bundle)
 
     def run(self, batch: Pixels) -> Candidates:
@@ -56,53 +63,10 @@ class OnnxEngine:
 
         Raises EngineError if `batch` is something else, or if a result is not a finite number.
         """
-        _check_batch(batch, self._spec)
+        check_batch(batch, self._spec)
         arrays = self._session.run(self._outputs, {self._spec.name: np.ascontiguousarray(batch)})
-        for name, array in zip(self._outputs, arrays, strict=True):
-            if not np.isfinite(array).all():
-                raise EngineError(f"output {name!r} of the model has values that are not finite")
+        check_finite(arrays, self._outputs)
         return Candidates(*arrays)
-
-
-def check_golden(engine: OnnxEngine, bundle: Bundle) -> int:
-    """The number of golden examples, all of which the engine reproduced.
-
-    Raises BundleError if the bundle's golden.npz is malformed or if any result differs by more than
-    GOLDEN_SCORE or GOLDEN_BOX_PX.
-    """
-    examples = read_golden(bundle)
-    for index, (images, expected) in enumerate(examples):
-        score, box_px = candidate_difference(engine.run(images), expected, GOLDEN_FLOOR)
-        if score > GOLDEN_SCORE or box_px > GOLDEN_BOX_PX:
-            raise BundleError(
-                f"{bundle.golden_path}: example {index}: this machine computes other results than "
-                f"the exporter did: scores differ by {score:.3g} (accepted: {GOLDEN_SCORE}), "
-                f"boxes by {box_px:.3g} px (accepted: {GOLDEN_BOX_PX})"
-            )
-    return len(examples)
-
-
-def read_golden(bundle: Bundle) -> list[tuple[Pixels, Candidates]]:
-    """The examples of golden.npz: input (1, H, W, 3), Candidates.  Raises BundleError."""
-    path = bundle.golden_path
-    fields = ("images", *Candidates._fields)
-    try:
-        # NpzFile reads .npz and nothing else; np.load would also accept a lone .npy
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as err:
-        raise BundleError(f"{path}: is not a readable .npz file: {err}") from err
-    count = len(arrays) // len(fields)
-    expected = {f"{field}_{index}" for index in range(count) for field in fields}
-    if count == 0 or set(arrays) != expected:
-        raise BundleError(
-            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; accepted: "
-            f"{', '.join(f'{field}_0' for field in fields)}, then the same with _1 and so on"
-        )
-    return [
-        (arrays[f"images_{index}"], Candidates(*(arrays[f"{f}_{index}"] for f in fields[1:])))
-        for index in range(count)
-    ]
 
 
 def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> None:
@@ -141,7 +105,15 @@ def _check_nodes(
             )
 
 
-def _check_batch(batch: Pixels, spec: InputSpec) -> None:
+def check_finite(outputs: Sequence[NDArray[Any]], names: Sequence[str]) -> None:
+    """Nothing, if all values of the outputs are finite numbers.  Raises EngineError."""
+    for name, array in zip(names, outputs, strict=True):
+        if not np.isfinite(array).all():
+            raise EngineError(f"output {name!r} of the model has values that are not finite")
+
+
+def check_batch(batch: Pixels, spec: InputSpec) -> None:
+    """Nothing, if `batch` is (N, H, W, 3) uint8 of padded images.  Raises EngineError."""
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3 or 0 in batch.shape:
         raise EngineError(
             f"the batch is {batch.dtype} of shape {batch.shape}; "

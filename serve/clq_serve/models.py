@@ -195,7 +195,7 @@ class ModelStore:
     def _load(self, key: ModelKey, path: Path) -> LoadedModel:
         """Runs in the loader's thread."""
         try:
-            model = load_model(self._settings, path)
+            model = load_model(self._settings, path, self._shapes(key.name))
         except Exception as err:
             reason = f"{err}" if isinstance(err, ClqServeError) else f"{type(err).__name__}: {err}"
             reason = reason.replace(str(path), str(key))  # clients see it; paths are not theirs
@@ -218,6 +218,12 @@ class ModelStore:
                 self._retire(old, f"unloaded when {key} was loaded (versions_kept)")
         log.info("%s loaded: %s", key, model.bundle.digest)
         return model
+
+    def _shapes(self, name: str) -> list[tuple[int, int]]:
+        """What images the loaded version of the name has seen."""
+        with self._lock:
+            loaded = [model for key, model in self._loaded.items() if key.name == name]
+        return loaded[-1].seen_shapes() if loaded else []
 
     def _retire(self, key: ModelKey, reason: str) -> None:
         """Under the lock.  The model is closed when the last job that holds it lets go of it."""

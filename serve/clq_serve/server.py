@@ -136,7 +136,8 @@ def _print_model(model: LoadedModel) -> None:
     manifest = model.bundle.manifest
     typer.echo(
         f"model: {manifest.name}/{manifest.version} {model.bundle.digest[:19]} "
-        f"on {model.provider}, {model.golden_examples} golden examples reproduced"
+        f"on {model.placement} ({model.provider}), "
+        f"{model.golden_examples} golden examples reproduced"
     )
 
 

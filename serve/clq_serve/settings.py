@@ -7,9 +7,17 @@ never settings; they come with its bundle.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from clq_serve.cores import allowed_cores
+from clq_serve.devices import (
+    DeviceKind,
+    GpuOptions,
+    Place,
+    lane_places,
+    parse_devices,
+    wide_place,
+)
 from clq_serve.preprocess import ImageLimits
 from clq_serve.scheduler import Policy
 
@@ -46,6 +54,20 @@ class Settings(BaseModel):
     """How many versions of one name are loaded at most; one more closes the oldest."""
     threads: Annotated[int, Field(ge=1)] = Field(default_factory=allowed_cores)
     """CPU cores to use; the default is what the process is allowed."""
+    device: str = "cpu"
+    """Where models run: `cpu`, or `cuda:N`, `tensorrt:N` or `plan:N` with the number of a GPU,
+    several by commas; see docs/models.md."""
+    sessions_per_device: Annotated[int, Field(ge=1)] | None = None
+    """Engines of each model on each device, which run at the same time; without it one of one
+    thread for each of `threads` on the CPU, and one on a GPU."""
+    wide_session: bool = True
+    """On the CPU: one more engine that uses all `threads`, for an image that is alone."""
+    spinning: bool = False
+    """On the CPU: threads of an engine wait for its next run by spinning."""
+    tf32: bool = False
+    """On a GPU: float32 may be computed in TF32, faster and less exactly."""
+    engine_cache: Path | None = None
+    """On a GPU: folder for TensorRT engines, which are derived from the bundles."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
     """Largest request body."""
     public_model_control: bool = False
@@ -62,9 +84,6 @@ class Settings(BaseModel):
     """Images in one request."""
     max_pending: Annotated[int, Field(ge=1)] = 32
     """Requests inside at a time; one more is answered 503."""
-    lanes: Annotated[int | None, Field(ge=1)] = None
-    """Engines that run at the same time, each in a thread of its own; without it `threads`, because
-    on a CPU that many engines of one thread do more than one engine of that many threads."""
     max_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Images that one call of a model takes; `auto` is 1 on a CPU, where batches gain nothing, and
     8 on a GPU."""
@@ -89,10 +108,33 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
 
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: str) -> str:
+        parse_devices(value)
+        return value
+
     @property
-    def engine_lanes(self) -> int:
-        """How many engines of each model run at the same time."""
-        return self.lanes or self.threads
+    def lane_places(self) -> tuple[Place, ...]:
+        """One place for each lane."""
+        return lane_places(parse_devices(self.device), self.sessions_per_device, self.threads)
+
+    @property
+    def wide_place(self) -> Place | None:
+        """Where an image that is alone runs with all cores, if not in a lane."""
+        return wide_place(self.lane_places, self.threads) if self.wide_session else None
+
+    @property
+    def largest_batch(self) -> int:
+        """`max_batch`, decided."""
+        if self.max_batch != "auto":
+            return self.max_batch
+        return 1 if self.lane_places[0].device.kind is DeviceKind.CPU else 8
+
+    @property
+    def gpu_options(self) -> GpuOptions:
+        """The part that engines on a GPU are built with."""
+        return GpuOptions(max_batch=self.largest_batch, tf32=self.tf32, cache=self.engine_cache)
 
     @property
     def decoder_threads(self) -> int:
@@ -103,8 +145,8 @@ class Settings(BaseModel):
     def policy(self) -> Policy:
         """The part that the scheduler needs."""
         return Policy(
-            lanes=self.engine_lanes,
-            max_batch=1 if self.max_batch == "auto" else self.max_batch,
+            lanes=len(self.lane_places),
+            max_batch=self.largest_batch,
             batch_pixels=self.batch_pixels,
             batch_delay_s=self.batch_delay_ms / 1e3,
             queue_images=self.queue_images,

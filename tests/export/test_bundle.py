@@ -16,7 +16,8 @@ from clq_export.parity import MAX_BOX_PX, MAX_SCORE, check_parity, difference
 from clq_serve.bundle import load_bundle
 from clq_serve.candidates import Candidates
 from clq_serve.detector import DetectOptions, Detector
-from clq_serve.engine import OnnxEngine, read_golden
+from clq_serve.engine import OnnxEngine
+from clq_serve.golden import read_golden
 from clq_serve.nms import ClassNms
 from clq_train.checkpoint import load_model
 from clq_train.evaluate import TorchEngine

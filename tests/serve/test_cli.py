@@ -73,7 +73,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[
 def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> None:
     with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, lines):
         assert lines[0].startswith("settings: host=127.0.0.1 port=0 ")
-        assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on CPUExecutionProvider", lines[1])
+        assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on cpu: 1 lane of 1 thread ", lines[1])
         found = re.fullmatch(r"admin: (http://127\.0\.0\.1:\d+/metrics)", lines[2].strip())
         assert found, lines
         assert httpx.get(found[1], timeout=PATIENCE_S).status_code == 200

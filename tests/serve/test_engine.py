@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from clq_serve.bundle import describe_file, load_bundle
 from clq_serve.candidates import Candidates
 from clq_serve.compare import candidate_difference
-from clq_serve.engine import OnnxEngine, check_golden
+from clq_serve.engine import OnnxEngine
 from clq_serve.errors import BundleError, EngineError
+from clq_serve.golden import check_golden
 from clq_serve.loading import load_model
 from clq_serve.settings import Settings
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from clq_serve import models as models_module
@@ -43,8 +44,6 @@ def reason(store: ModelStore, key: str) -> str:
 
 def spoil_golden(folder: Path) -> None:
     """A bundle with right digests whose golden results no machine reproduces."""
-    import numpy as np
-
     with np.load(folder / "golden.npz") as archive:
         arrays = dict(archive)
     arrays["scores_0"] = arrays["scores_0"] * 0.5
@@ -62,10 +61,10 @@ class HeldLoads:
         self.go = threading.Event()
         monkeypatch.setattr(models_module, "load_model", self._load)
 
-    def _load(self, settings: Settings, path: Path) -> LoadedModel:
+    def _load(self, settings: Settings, path: Path, shapes: list[tuple[int, int]]) -> LoadedModel:
         self.started.set()
         assert self.go.wait(60)
-        return load_model(settings, path)
+        return load_model(settings, path, shapes)
 
 
 def test_a_folder_of_models_loads_the_newest_version_of_each(repository) -> None:
