@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clq_export.dcn_forms import DcnForm
 from clq_export.errors import ExportError
 from clq_export.graph import INPUT, OPSET, write_graph
 from clq_export.parity import Parity, check_parity
@@ -52,6 +53,7 @@ class ExportRequest:
     max         the service's default number of detections; None takes the configuration's
     eval_split  split to measure the bundle on, None for no figures in the manifest
     command     how to measure the same again, for the manifest
+    dcn         form of the deformable convolution, see dcn_forms
     """
 
     checkpoint: Path
@@ -66,6 +68,7 @@ class ExportRequest:
     eval_split: str | None
     command: str
     threads: int
+    dcn: DcnForm = "standard"
 
 
 def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | None]:
@@ -88,7 +91,7 @@ def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | No
     try:
         golden = golden_inputs(request)
         reference = TorchEngine(model)
-        write_graph(model, folder / MODEL_FILE)
+        write_graph(model, folder / MODEL_FILE, request.dcn)
         write_golden(folder / GOLDEN_FILE, golden, reference)
         manifest = make_manifest(request, version, folder)
         write_manifest(manifest, folder)
@@ -191,6 +194,7 @@ def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifes
         created={
             "checkpoint": request.checkpoint.name,
             "opset": str(OPSET),
+            "dcn": request.dcn,
             "config": recorded_config(config),
             **{p: importlib.metadata.version(p) for p in ("clq-export", "torch", "onnx")},
         },

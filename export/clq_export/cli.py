@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from clq_export.dcn_forms import DcnForm
 from clq_export.errors import ClqExportError
 from clq_serve.errors import BundleError
 from clq_train.errors import ClqTrainError
@@ -50,6 +51,13 @@ def onnx(
     config: Annotated[
         Path | None, typer.Option(help="YAML that the recorded eval command names")
     ] = None,
+    dcn: Annotated[
+        DcnForm,
+        typer.Option(
+            help="standard: ONNX DeformConv. plugin: a function clq::DeformConv2d around it, which "
+            "our TensorRT plugin replaces. taps: GridSample and one product, for other runtimes."
+        ),
+    ] = "standard",
     threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Write a bundle: manifest.json, model.onnx and golden.npz.
@@ -77,6 +85,7 @@ def onnx(
         eval_split=evaluate,
         command=f"clq-train eval BUNDLE --config {named} --split {evaluate} data.root=DATA",
         threads=threads,
+        dcn=dcn,
     )
     final, parity, measured = export_bundle(request)
     typer.echo(

@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from clq_export.dcn_forms import DcnForm, with_dcn
 from clq_train.detector import ClqDetector
 
 OPSET = 22  # DeformConv (19), GroupNormalization (21)
@@ -29,12 +30,12 @@ class _Traced(nn.Module):
         return tuple(self.model.candidates(images))
 
 
-def write_graph(model: ClqDetector, path: Path) -> None:
+def write_graph(model: ClqDetector, path: Path, dcn: DcnForm = "standard") -> None:
     """Writes model.onnx: the detector in evaluation mode, on the CPU, in one file.
 
     Input `images` uint8 [N, H, W, 3] with dynamic N, H and W (multiples of the largest stride);
-    normalisation is inside; deformable convolution is the standard DeformConv; outputs OUTPUTS with
-    model.config.candidates entries an image, see clq_serve.candidates.
+    normalisation is inside; `dcn` is the form of the deformable convolution, see dcn_forms; outputs
+    OUTPUTS with model.config.candidates entries an image, see clq_serve.candidates.
     """
     stride = model.config.strides[-1]
     batch = torch.export.Dim("N", min=1, max=1024)
@@ -54,7 +55,7 @@ def write_graph(model: ClqDetector, path: Path) -> None:
             optimize=True,
         )
     assert program is not None
-    onnx.save(tidy(program.model_proto), path)
+    onnx.save(with_dcn(tidy(program.model_proto), dcn), path)
     onnx.checker.check_model(path, full_check=True)
 
 
