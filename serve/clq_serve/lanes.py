@@ -5,7 +5,7 @@ futures; one lock guards the scheduler.  A thread takes its next batch itself, s
 batches no lane waits for a turn of the event loop.
 
 A lane is out of order when its engine has not answered for engine_timeout_s, or has failed
-FAILURES times in a row on single images.  Then its images are answered with EngineDown, its engine
+FAILURES times in a row.  Then its images are answered with EngineDown, its engine
 is rebuilt, at most REBUILDS times without a success in between, and the service is not ready until
 that is done.  A thread that hangs inside an engine cannot be ended: it is left behind.
 """
@@ -305,16 +305,14 @@ class Lanes:
             lane.failures.pop(engine, None)
             lane.rebuilds = 0
             return []
-        if len(batch.jobs) > 1:
-            return []  # its images run alone next, and those count
         lane.failures[engine] = lane.failures.get(engine, 0) + 1
         if lane.failures[engine] < FAILURES:
             return []
         del lane.failures[engine]
         lane.broken = (model, engine[1])
         lane.trouble = (
-            f"lane {lane.index}: the engine of {model.name}/{model.version} failed on {FAILURES} "
-            "images in a row"
+            f"lane {lane.index}: the engine of {model.name}/{model.version} failed {FAILURES} "
+            "times in a row"
         )
         log.error("%s; it is rebuilt", lane.trouble)
         return self._scheduler.lane_down(lane.index)

@@ -25,7 +25,7 @@ may be closed, and each batch led by bulk takes at least one of those b + 1 imag
 
 from collections import deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from itertools import chain
 from typing import Generic, TypeVar
@@ -92,6 +92,7 @@ class Job(Generic[W]):
     pixels        padded pixels; while it is decoded, the most that they can be
     bytes         memory that it holds; while it is decoded, the most that it can hold
     image_pixels  those of `pixels` that are not padding
+    wanted        False once it was dropped while it ran: it is not retried
     """
 
     work: W
@@ -106,6 +107,7 @@ class Job(Generic[W]):
     state: State = State.DECODING
     queued_s: float = 0.0
     taken_s: float = 0.0
+    wanted: bool = True
 
     @property
     def bucket(self) -> tuple[Hashable, Shape]:
@@ -159,7 +161,6 @@ class _Held:
 @dataclass(slots=True)
 class _Lane(Generic[W]):
     running: Batch[W] | None = None
-    retries: deque[Job[W]] = field(default_factory=deque)
     up: bool = True
 
 
@@ -176,6 +177,7 @@ class Scheduler(Generic[W]):
             priority: {} for priority in Priority
         }
         self._closed: deque[Batch[W]] = deque()
+        self._retries: deque[Job[W]] = deque()
         self._number = 0
         self._interactive_run = 0  # batches led by interactive since bulk last led or was absent
 
@@ -233,7 +235,7 @@ class Scheduler(Generic[W]):
     def drop(self, job: Job[W]) -> bool:
         """Whether the job was kept from the engine: its client left or its time is over.
 
-        False if it runs already or is done; a running one still ends by `finish`.
+        False if it runs already or is done; a running one still ends by `finish`, without a retry.
         """
         if job.state is State.DECODING:
             self._decoding.remove(job)
@@ -242,6 +244,7 @@ class Scheduler(Generic[W]):
         elif job.state is State.CLOSED:
             self._remove_closed(job)
         else:
+            job.wanted = False
             return False
         self._held[job.priority].add(job, -1)
         job.state = State.DONE
@@ -281,15 +284,15 @@ class Scheduler(Generic[W]):
         assert state.running is None, f"lane {lane} is at work"
         if not state.up:
             return None
-        if state.retries:
-            batch: Batch[W] | None = Batch([state.retries.popleft()], Reason.RETRY)
+        if self._retries:
+            batch: Batch[W] | None = Batch([self._retries.popleft()], Reason.RETRY)
         elif self._closed:
             batch = self._closed.popleft()
         else:
             batch = self._form(now)
         if batch is None:
             return None
-        others = any(lane.running or lane.retries for lane in self._lanes)
+        others = any(lane.running for lane in self._lanes)
         for job in batch.jobs:
             self._held[job.priority].add(job, -1)
             job.state, job.taken_s = State.RUNNING, now
@@ -324,40 +327,37 @@ class Scheduler(Generic[W]):
         return min(times, default=None)
 
     def finish(self, batch: Batch[W], now: float, *, failed: bool) -> list[Job[W]]:
-        """The jobs whose fate is sealed: all, or none if the batch failed and had several.
+        """The jobs whose fate is sealed: all, unless the batch failed and had several.
 
-        Those are retried one by one on the same lane, before anything else.
+        Then those that are still wanted are retried one by one, before anything else and on
+        whichever lane is free, and are not among the jobs returned.
         """
         state = self._lanes[batch.lane]
         assert state.running is batch
         state.running = None
-        if failed and len(batch.jobs) > 1:
-            for job in batch.jobs:
-                job.state = State.CLOSED
-                self._held[job.priority].add(job)
-            state.retries.extend(batch.jobs)
-            return []
-        for job in batch.jobs:
+        retried = [job for job in batch.jobs if failed and len(batch.jobs) > 1 and job.wanted]
+        for job in retried:
+            job.state = State.CLOSED
+            self._held[job.priority].add(job)
+        self._retries.extend(retried)
+        decided = [job for job in batch.jobs if job not in retried]
+        for job in decided:
             job.state = State.DONE
         if not failed:
             pixels = sum(job.pixels for job in batch.jobs)
             self.pace.ran(
                 batch.jobs[0].model, len(batch.jobs), pixels, now - batch.taken_s, batch.alone
             )
-        return batch.jobs
+        return decided
 
     # 4. lanes that break
 
     def lane_down(self, lane: int) -> list[Job[W]]:
         """The jobs that were on the lane, done without a result; it takes none until `lane_up`."""
         state = self._lanes[lane]
-        jobs = list(state.retries)
+        jobs = state.running.jobs if state.running else []
         for job in jobs:
-            self.drop(job)
-        if state.running is not None:
-            for job in state.running.jobs:
-                job.state = State.DONE
-            jobs = state.running.jobs + jobs
+            job.state = State.DONE
         state.running, state.up = None, False
         return jobs
 
@@ -406,8 +406,7 @@ class Scheduler(Generic[W]):
     # 6. private
 
     def _queued(self) -> Iterator[Job[W]]:
-        for lane in self._lanes:
-            yield from lane.retries
+        yield from self._retries
         for batch in self._closed:
             yield from batch.jobs
         for buckets in self._waiting.values():
@@ -422,10 +421,9 @@ class Scheduler(Generic[W]):
             del buckets[job.bucket]
 
     def _remove_closed(self, job: Job[W]) -> None:
-        for lane in self._lanes:
-            if job in lane.retries:
-                lane.retries.remove(job)
-                return
+        if job in self._retries:
+            self._retries.remove(job)
+            return
         batch = next(batch for batch in self._closed if job in batch.jobs)
         batch.jobs.remove(job)
         if not batch.jobs:
