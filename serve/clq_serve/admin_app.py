@@ -3,7 +3,14 @@
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 
-from clq_serve import __version__, problems, routes_admin_models, routes_oip_control, routes_probes
+from clq_serve import (
+    __version__,
+    problems,
+    routes_admin_models,
+    routes_debug,
+    routes_oip_control,
+    routes_probes,
+)
 from clq_serve.metrics import CONTENT_TYPE
 from clq_serve.request_log import RequestLog
 from clq_serve.routes_info import service_of
@@ -26,6 +33,7 @@ def create_admin_app(service: DetectService) -> FastAPI:
     problems.install(app)
     app.include_router(router)
     app.include_router(routes_probes.router)
+    app.include_router(routes_debug.router)
     app.include_router(routes_admin_models.router)
     app.include_router(routes_oip_control.router)
     return app

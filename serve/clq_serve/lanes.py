@@ -110,7 +110,7 @@ class Lanes:
         engine_timeout_s: float,
         count_batch: Callable[[int, float], None] = lambda size, waste: None,
     ) -> None:
-        self.recent: deque[BatchRecord] = deque(maxlen=RECENT)
+        self._recent: deque[BatchRecord] = deque(maxlen=RECENT)
         self._scheduler: Scheduler[Work] = Scheduler(policy)
         self._engine_timeout_s = engine_timeout_s
         self._count_batch = count_batch
@@ -205,6 +205,11 @@ class Lanes:
         """How many images are being decoded, wait and run."""
         with self._changed:
             return self._scheduler.counts()
+
+    def recent_batches(self) -> list[BatchRecord]:
+        """The last batches, newest first."""
+        with self._changed:
+            return list(reversed(self._recent))
 
     def drain_rate(self) -> float:
         """Images a second, measured; 0 = nothing has run yet."""
@@ -411,7 +416,7 @@ class Lanes:
         model = batch.jobs[0].work.model
         failed = isinstance(outcome, Exception)
         self._count_batch(len(batch.jobs), batch.padding_waste)
-        self.recent.append(
+        self._recent.append(
             BatchRecord(
                 ended_s=now,
                 model=f"{model.name}/{model.version}",
