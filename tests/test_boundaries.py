@@ -18,7 +18,7 @@ ALLOWED = {
 DEPENDENCIES = {
     "serve/clq_serve": {
         *("annotated_doc", "fastapi", "numpy", "onnxruntime", "PIL", "pydantic", "starlette"),
-        *("typer", "uvicorn", "python_multipart", "prometheus_client"),
+        *("typer", "uvicorn", "python_multipart", "prometheus_client", "httptools"),
     },
     "client/clq_client": {"httpx", "typer", "rich", "PIL", "numpy"},
 }

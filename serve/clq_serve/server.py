@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
+import math
+import os
 import signal
 import socket
-import threading
+import time
 from collections.abc import Generator
 from types import FrameType
+from typing import cast
 
 import typer
 import uvicorn
@@ -22,6 +26,7 @@ from clq_serve.loading import LoadedModel
 from clq_serve.models import ModelStore
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
+from clq_serve.slow_clients import ConnectionLimits, GuardedConnection, look_at_all
 
 
 def serve(settings: Settings) -> None:
@@ -45,19 +50,67 @@ def serve(settings: Settings) -> None:
         _PublicServer(app, settings, admin).run(sockets=[public])
 
 
-class _PublicServer(uvicorn.Server):
-    """uvicorn, but SIGTERM first means "not ready" for drain_s; the exit status is 0.
+class _GuardedServer(uvicorn.Server):
+    """uvicorn that cuts off slow clients, until its last connection is closed."""
+
+    def __init__(self, app: FastAPI, settings: Settings, lifespan: LifespanType) -> None:
+        self._limits = ConnectionLimits(
+            header_timeout_s=settings.header_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+            min_bytes_per_s=settings.min_bytes_per_s,
+            max_header_bytes=settings.max_header_bytes,
+            max_connections=settings.max_connections,
+        )
+        self._look: asyncio.Task[None] | None = None
+        protocol = functools.partial(
+            GuardedConnection, limits=self._limits, service=lambda: app.state.service
+        )
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=cast(type[asyncio.Protocol], protocol),
+                ws="none",
+                lifespan=lifespan,
+                log_config=None,
+                access_log=False,  # request_log.py writes that line
+                server_header=False,
+                timeout_keep_alive=math.ceil(settings.keep_alive_s),
+                timeout_graceful_shutdown=math.ceil(settings.request_timeout_s),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._look = asyncio.create_task(look_at_all(self.server_state.connections, self._limits))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        if self._look is not None:
+            self._look.cancel()
+
+
+class _AdminServer(_GuardedServer):
+    """Leaves the signals, and the start and end of the service, to the public server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class _PublicServer(_GuardedServer):
+    """SIGTERM first means "not ready" for drain_s, then the requests inside are finished.
 
     The admin listener runs in the same event loop, from when the service is there until it has
     finished its last request.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, admin: socket.socket | None) -> None:
-        super().__init__(_config(app, settings, lifespan="on"))
+        super().__init__(app, settings, lifespan="on")
         self._app = app
         self._settings = settings
         self._admin_socket = admin
         self._admin: tuple[_AdminServer, asyncio.Task[None]] | None = None
+        self._stop_s = math.inf  # time.monotonic() at which the listener is closed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -65,13 +118,17 @@ class _PublicServer(uvicorn.Server):
             return
         assert sockets is not None
         if self._admin_socket is not None:
-            service: DetectService = self._app.state.service
-            admin = _AdminServer(_config(create_admin_app(service), self._settings, "off"))
+            admin = _AdminServer(create_admin_app(self._app.state.service), self._settings, "off")
             task = asyncio.create_task(admin.serve(sockets=[self._admin_socket]))
             self._admin = (admin, task)
             typer.echo(f"admin: {_url(self._admin_socket)}/metrics")
         url = _url(sockets[0])
-        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/)")
+        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/docs)")
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._stop_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets=sockets)
@@ -81,38 +138,15 @@ class _PublicServer(uvicorn.Server):
             await task
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        again = self._app.state.service.draining
-        self._app.state.service.draining = True
-        if sig == signal.SIGINT or again or self._settings.drain_s == 0:
-            self.force_exit = self.should_exit and sig == signal.SIGINT
-            self.should_exit = True
-        else:
-            timer = threading.Timer(self._settings.drain_s, self._stop)
-            timer.daemon = True  # a second signal ends the process before the timer does
-            timer.start()
-
-    def _stop(self) -> None:
-        self.should_exit = True
-
-
-class _AdminServer(uvicorn.Server):
-    """uvicorn that leaves the signals, and the start and end of the service, to the public one."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-def _config(app: FastAPI, settings: Settings, lifespan: LifespanType) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan=lifespan,
-        log_config=None,
-        access_log=False,  # request_log.py writes that line
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.request_timeout_s)),
-    )
+        service: DetectService | None = getattr(self._app.state, "service", None)
+        if service is None or service.draining:  # too early to be asked nicely, or asked twice
+            connections = cast(set[GuardedConnection], self.server_state.connections)
+            unanswered = sum(connection.answering for connection in connections)
+            os.write(2, f"stopped at once, {unanswered} requests not answered\n".encode())
+            os._exit(1 if unanswered else 0)  # no thread that hangs in an engine is waited for
+        service.draining = True
+        drain_s = 0.0 if sig == signal.SIGINT else self._settings.drain_s
+        self._stop_s = time.monotonic() + drain_s
 
 
 def _listen(prefix: str, host: str, port: int) -> socket.socket:
@@ -145,5 +179,5 @@ def _set_up_logging(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what strangers send
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns about strangers' forms

@@ -103,8 +103,25 @@ class Settings(BaseModel):
     """An engine that has not answered after this time is taken for dead and rebuilt."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """The most that a request gets from its start to its answer."""
+    header_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """From the connection, or the first byte of a further request, until its headers are complete;
+    a slower client is cut off."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """How far a body, or the reading of an answer, may be behind `min_bytes_per_s`; a slower client
+    is cut off (408 if it was sending)."""
+    min_bytes_per_s: Annotated[float, Field(gt=0)] = 1024.0
+    """The slowest pace at which a body is sent or an answer is read."""
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**10
+    """Most bytes of the headers of a request, or between two pieces of a body."""
+    keep_alive_s: Annotated[float, Field(gt=0)] = 75.0
+    """How long a connection may be idle between two requests: longer than a load balancer keeps
+    it, so that it is not the service that closes first."""
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    """Open connections; one more is answered 503 and closed."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0
-    """After SIGTERM: how long the service is not ready but still accepts requests."""
+    """After SIGTERM: how long the service is not ready but still accepts requests, until the load
+    balancer has noticed; then the requests inside are finished, which takes `request_timeout_s` at
+    most.  A second signal ends the process at once."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clq_serve import slow_clients
 from clq_serve.errors import ServeError
 from clq_serve.image_bytes import ACCEPTED_FORMATS
 
@@ -269,7 +270,8 @@ def test_every_problem_code_is_explained_on_the_documentation_page(server: str) 
     page = get(f"{server}/docs").text
     never_sent = {"bad_request", "client_left"}  # a base word; the client has gone
     extra = {"empty_body", "missing_image", "several_images", "unknown_field", "bad_form"}
-    for code in (all_codes(ServeError) - never_sent) | extra | {"draining", "not_found"}:
+    extra |= {"draining", "not_found", *slow_clients.DETAILS}
+    for code in (all_codes(ServeError) - never_sent) | extra:
         assert f'id="{code}"' in page, code
 
 

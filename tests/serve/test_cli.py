@@ -8,30 +8,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-
-PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else
-COMMAND = [sys.executable, "-c", "from clq_serve.cli import main; main()"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("CLQ_")}
-    return clean | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | more
-
-
-def command(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=environment(**more),
-    )
+from service_process import PATIENCE_S, command, environment, running
 
 
 def assert_one_line_of_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -42,39 +23,12 @@ def assert_one_line_of_error(done: subprocess.CompletedProcess[str], *words: str
         assert word in done.stderr
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """A service process, its URL and the lines it printed until it was ready."""
-    process = subprocess.Popen(
-        [*COMMAND, "run", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("ready: "):
-                break
-        found = re.search(r"http://127\.0\.0\.1:\d+", lines[-1]) if lines else None
-        assert found, lines + process.stderr.readlines()
-        yield process, found.group(), lines
-    finally:
-        process.kill()
-        process.wait(PATIENCE_S)
-        process.stdout.close()
-        process.stderr.close()
-
-
 def test_run_says_what_it_is_answers_and_ends_at_sigterm(tiny_bundle: Path) -> None:
-    with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, lines):
+    with running("--bundle", str(tiny_bundle), "--threads", "1") as service:
+        process, url, lines = service.process, service.url, service.lines
         assert lines[0].startswith("settings: host=127.0.0.1 port=0 ")
         assert re.search(r"model: tiny/1 sha256:[0-9a-f]{12} on cpu: 1 lane of 1 thread ", lines[1])
-        found = re.fullmatch(r"admin: (http://127\.0\.0\.1:\d+/metrics)", lines[2].strip())
+        found = re.fullmatch(r"admin: (http://127\.0\.0\.1:\d+/metrics)", lines[2])
         assert found, lines
         assert httpx.get(found[1], timeout=PATIENCE_S).status_code == 200
         assert httpx.get(f"{url}/metrics", timeout=PATIENCE_S).status_code == 404
@@ -94,7 +48,8 @@ def test_a_draining_service_answers_not_ready_until_a_second_sigterm(
     tiny_bundle: Path,
 ) -> None:
     options = ("--bundle", str(tiny_bundle), "--threads", "1", "--set", "drain_s=300")
-    with running(*options) as (process, url, _):
+    with running(*options) as service:
+        process, url = service.process, service.url
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE_S
         while (ready := httpx.get(f"{url}/readyz", timeout=PATIENCE_S)).status_code == 200:
@@ -103,6 +58,8 @@ def test_a_draining_service_answers_not_ready_until_a_second_sigterm(
         assert ready.headers["retry-after"] == "1"
         assert command("healthcheck", "--url", f"{url}/readyz", "--timeout-s", "60").returncode == 1
         assert httpx.get(f"{url}/healthz", timeout=PATIENCE_S).status_code == 200
+        again = httpx.get(f"{url}/v1/labels", timeout=PATIENCE_S)
+        assert (again.status_code, again.headers["connection"]) == (200, "close")
         process.send_signal(signal.SIGTERM)  # the second one does not wait for the drain
         assert process.wait(PATIENCE_S) == 0
 
@@ -119,7 +76,8 @@ def wait_until_refused(address: tuple[str, int]) -> None:
 
 
 def test_sigterm_lets_a_request_in_progress_finish(tiny_bundle: Path) -> None:
-    with running("--bundle", str(tiny_bundle), "--threads", "1") as (process, url, _):
+    with running("--bundle", str(tiny_bundle), "--threads", "1") as service:
+        process, url = service.process, service.url
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         header = struct.pack("<IIIIiiHHIIiiII", 66, 0, 54, 40, 1, 3, 1, 24, 0, 12, 0, 0, 0, 0)
         body = b"BM" + header + bytes(12)  # a bitmap of 1 x 3 pixels
