@@ -129,6 +129,28 @@ def test_the_example_is_one_click_away(open_page: OpenPage) -> None:
     assert page.locator("#boxes button").count() > 20
 
 
+def test_several_images_are_looked_at_by_turns_and_asked_about_once(open_page: OpenPage) -> None:
+    page = open_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.method))
+    screens = sorted(SCREENS.glob("*.png"))
+    page.set_input_files("#file", screens)
+    wait_for_result(page, screens[0].name)
+    assert asked.count("POST") == 1
+    thumbs = page.locator("#strip button")
+    assert thumbs.count() == len(screens)
+    first = saved_json(page)
+    thumbs.nth(1).click()
+    wait_for_result(page, screens[1].name)
+    assert saved_json(page)["id"] != first["id"]
+    assert asked.count("POST") == 2
+    thumbs.first.click()
+    wait_for_result(page, screens[0].name)
+    assert saved_json(page) == first
+    assert asked.count("POST") == 2
+    assert thumbs.first.get_attribute("aria-pressed") == "true"
+
+
 def test_sliders_and_classes_give_what_the_service_would_without_asking_it(
     open_page: OpenPage, builtin_server: str
 ) -> None:

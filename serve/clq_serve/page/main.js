@@ -4,6 +4,7 @@
 import { Problem, apiKey, detect, models } from "./ask.js";
 import { makeChips, showTimes, updateChips } from "./panel.js";
 import { show } from "./stage.js";
+import { fillStrip } from "./strip.js";
 import { suppress } from "./suppress.js";
 import { copy, curlLine, saveImage, saveJson } from "./take_away.js";
 
@@ -18,19 +19,24 @@ let shown = []; // what is left after sliders and classes
 let chosen = new Set(); // labels; none = all
 let retry = start; // what "Try again" and a new key do
 let asking = new AbortController();
+const answers = new WeakMap(); // file -> what the service said about it, and by which path
 
 // 1. The service: its models, and the answer to one image
 
 async function start() {
   retry = start;
   try {
-    loaded = await models();
+    await load();
+    at("problem").hidden = at("key").hidden = true;
   } catch (problem) {
-    return complain(problem);
+    complain(problem);
   }
-  at("problem").hidden = at("key").hidden = true;
+}
+
+async function load() {
+  loaded = await models();
   at("model").replaceChildren(
-    ...loaded.map((model, index) => new Option(`${model.name} / ${model.version}`, index)),
+    ...loaded.map((each, index) => new Option(`${each.name} / ${each.version}`, index)),
   );
   at("model").disabled = loaded.length < 2;
   at("model").title = describe(model());
@@ -38,6 +44,8 @@ async function start() {
 }
 
 const model = () => loaded[at("model").value] ?? loaded[0];
+
+const modelPath = () => "v1/detect";
 
 const describe = ({ digest, classes, licence }) =>
   `${digest.slice(0, 19)}, ${classes.length} classes, ${licence}`;
@@ -54,11 +62,12 @@ async function give(next) {
   say(`Asking about ${next.name} …`);
   preview(next);
   try {
-    if (!loaded.length) loaded = await models();
-    const path = `v1/detect?score=${FLOOR}&iou=1&max=1000`;
-    const { body, roundTripMs } = await detect(path, next, signal);
-    if (signal.aborted) return;
-    take(body, roundTripMs);
+    if (!loaded.length) await load();
+    const path = `${modelPath()}?score=${FLOOR}&iou=1&max=1000`;
+    if (answers.get(next)?.path !== path) {
+      answers.set(next, { path, ...(await detect(path, next, signal)) });
+    }
+    if (!signal.aborted) take(answers.get(next));
   } catch (problem) {
     if (signal.aborted) return;
     clear();
@@ -66,7 +75,7 @@ async function give(next) {
   }
 }
 
-function take(body, roundTripMs) {
+function take({ body, roundTripMs }) {
   answer = body;
   chosen = new Set();
   at("key").hidden = true;
@@ -105,7 +114,7 @@ function update() {
 /** The request whose answer has exactly what is shown. */
 function shownPath() {
   const classes = chosen.size ? `&classes=${[...chosen].map(encodeURIComponent).join(",")}` : "";
-  return `v1/detect?score=${score()}&iou=${iou()}${classes}`;
+  return `${modelPath()}?score=${score()}&iou=${iou()}${classes}`;
 }
 
 function choose(label) {
@@ -160,43 +169,56 @@ function complain(problem) {
   at("problem-detail").textContent = detail;
   at("problem-code").textContent = code ? `${status} ${code}` : "";
   at("problem-code").href = `docs#${code}`;
-  at("problem-more").textContent = members.request_id ? `request ${members.request_id}` : "";
+  const { request_id, retry_after } = members;
+  at("problem-more").textContent =
+    (retry_after ? `· try again in ${retry_after} s ` : "") + (request_id ? `· request ${request_id}` : "");
   at("again").hidden = !(status === 0 || status === 408 || status === 429 || status >= 500);
   at("problem").hidden = false;
-  if (status !== 401) return;
+  if (status !== 401 && status !== 403) return;
   at("key").hidden = false;
   at("key-value").focus();
 }
 
 // 3. Ways to give an image
 
-function giveFirst(files) {
-  const images = [...(files ?? [])].filter((each) => each.type.startsWith("image/") || !each.type);
-  if (images.length) give(images[0]);
-  else if (files) say("There is no image file in what you gave; save the image first, then drop its file.");
+function giveAll(files) {
+  fillStrip(files, give);
+  give(files[0]);
+}
+
+/** What was dropped or pasted; not what was chosen, where the service says what it takes. */
+function giveImagesOf(carried) {
+  const images = [...carried].filter(({ type }) => type.startsWith("image/") || !type);
+  if (images.length) giveAll(images);
+  else say("There is no image file in that; save the image first, then drop its file.");
 }
 
 at("file").addEventListener("change", ({ target }) => {
-  if (target.files.length) give(target.files[0]); // whatever it is: the service says what it takes
+  if (target.files.length) giveAll([...target.files]);
   target.value = ""; // so that the same file can be chosen again
 });
 at("another").addEventListener("click", () => at("file").click());
 at("example").addEventListener("click", async () => {
   const bytes = await (await fetch("page/example.webp")).blob();
-  give(new File([bytes], "example.webp", { type: "image/webp" }));
+  giveAll([new File([bytes], "example.webp", { type: "image/webp" })]);
 });
 addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) giveFirst(event.clipboardData.files);
+  if (event.clipboardData.files.length) giveImagesOf(event.clipboardData.files);
 });
 let depth = 0; // dragenter and dragleave come for every element on the way
-addEventListener("dragenter", () => (at("veil").hidden = ++depth < 1));
-addEventListener("dragleave", () => (at("veil").hidden = --depth < 1));
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+addEventListener("dragenter", (event) => {
+  if (carriesFiles(event)) at("veil").hidden = ++depth < 1;
+});
+addEventListener("dragleave", (event) => {
+  if (carriesFiles(event)) at("veil").hidden = --depth < 1;
+});
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   at("veil").hidden = true;
-  giveFirst(event.dataTransfer.files);
+  giveImagesOf(event.dataTransfer.files);
 });
 
 // 4. Everything else that can be pressed
@@ -210,7 +232,9 @@ at("model").addEventListener("change", () => {
 });
 at("again").addEventListener("click", () => retry());
 at("save-image").addEventListener("click", () =>
-  saveImage(at("image"), answer.image, shown, at("labels").checked, file.name),
+  saveImage(at("image"), answer.image, shown, at("labels").checked, file.name).catch((error) =>
+    say(`The image could not be drawn: ${error.message}`),
+  ),
 );
 at("save-json").addEventListener("click", () => saveJson(answer, shown, file.name));
 at("copy").addEventListener("click", async () => {

@@ -17,7 +17,7 @@ const formName = (name) =>
 const quoted = (word) =>
   /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 
-/** Saves the image as PNG in its own size, with the boxes drawn. */
+/** Saves the image as PNG in its own size, with the boxes drawn.  Raises Error if it is too large. */
 export async function saveImage(picture, size, shown, labelled, name) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [size.width, size.height];
@@ -27,7 +27,9 @@ export async function saveImage(picture, size, shown, labelled, name) {
   pen.font = `600 ${12 * unit}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
   for (const found of [...shown].reverse()) draw(pen, found, unit, labelled, size.width);
-  save(await new Promise((done) => canvas.toBlob(done)), `${stem(name)}.boxes.png`);
+  const blob = await new Promise((done) => canvas.toBlob(done));
+  if (!blob) throw new Error("it is too large for a canvas of this browser");
+  save(blob, `${stem(name)}.boxes.png`);
 }
 
 function draw(pen, found, unit, labelled, limit) {
