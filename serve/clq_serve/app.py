@@ -23,6 +23,7 @@ from clq_serve.request_log import RequestLog
 from clq_serve.responses import Problem
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
+from clq_serve.watching import watching
 
 
 def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
@@ -38,7 +39,8 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
         store = ModelStore.open(settings) if models is None else models
         service = DetectService(store, settings)
         app.state.service = service
-        yield
+        async with watching(store, settings):
+            yield
         service.close()
         store.close()
 

@@ -17,6 +17,7 @@ from clq_serve.errors import (
     LastVersion,
     ModelBusy,
     ModelRefused,
+    SettingsError,
     Unavailable,
     UnknownModel,
 )
@@ -88,6 +89,8 @@ class ModelStore:
 
         Raises BundleError if any of them must not be served, or if there is none; SettingsError.
         """
+        if settings.watch_models_s > 0 and settings.models is None:
+            raise SettingsError("watch_models_s is given without models, the folder to watch")
         found = find_bundles(settings)
         names = sorted({key.name for key in found})
         default = settings.default_model or (names[0] if names else "")

@@ -52,6 +52,9 @@ class Settings(BaseModel):
     """Name of the model for requests that name none; without it the first by name."""
     versions_kept: Annotated[int, Field(ge=1)] = 1
     """How many versions of one name are loaded at most; one more closes the oldest."""
+    watch_models_s: Annotated[float, Field(ge=0)] = 0.0
+    """How often the folder `models` is looked at, to load what is new or changed in it and unload
+    what is gone; 0 is never."""
     threads: Annotated[int, Field(ge=1)] = Field(default_factory=allowed_cores)
     """CPU cores to use; the default is what the process is allowed."""
     device: str = "cpu"

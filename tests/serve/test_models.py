@@ -2,19 +2,18 @@
 
 import asyncio
 import gc
-import json
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from clq_serve import models as models_module
 from clq_serve.admin_app import create_admin_app
 from clq_serve.app import create_app
-from clq_serve.bundle import describe_file
 from clq_serve.errors import (
     BundleError,
     LastVersion,
@@ -28,6 +27,9 @@ from clq_serve.metrics import Metrics
 from clq_serve.models import ModelState, ModelStore
 from clq_serve.repository import ModelKey
 from clq_serve.settings import Settings
+from clq_serve.watching import FolderWatch
+
+StartServer = Callable[..., str]
 
 
 def store_of(root: Path, **settings: object) -> ModelStore:
@@ -40,17 +42,6 @@ def states(store: ModelStore) -> dict[str, str]:
 
 def reason(store: ModelStore, key: str) -> str:
     return next(status.reason for status in store.index() if str(status.key) == key)
-
-
-def spoil_golden(folder: Path) -> None:
-    """A bundle with right digests whose golden results no machine reproduces."""
-    with np.load(folder / "golden.npz") as archive:
-        arrays = dict(archive)
-    arrays["scores_0"] = arrays["scores_0"] * 0.5
-    np.savez(folder / "golden.npz", **arrays)
-    tree = json.loads((folder / "manifest.json").read_text())
-    tree["files"]["golden.npz"] = json.loads(describe_file(folder / "golden.npz").model_dump_json())
-    (folder / "manifest.json").write_text(json.dumps(tree))
 
 
 class HeldLoads:
@@ -171,7 +162,7 @@ def test_the_same_version_with_changed_files_is_a_reload(repository) -> None:
 def test_the_last_good_version_stays_when_the_new_one_fails(repository) -> None:
     repository("tiny", 1)
     store = store_of(repository.root)
-    spoil_golden(repository("tiny", 2))
+    repository.spoil(repository("tiny", 2))
     with pytest.raises(ModelRefused, match="computes other results"):
         asyncio.run(store.load("tiny"))
     assert store.get().version == 1
@@ -183,7 +174,7 @@ def test_the_last_good_version_stays_when_the_new_one_fails(repository) -> None:
 def test_a_failed_reload_keeps_the_version_and_says_why(repository) -> None:
     repository("tiny", 1, "good-")
     store = store_of(repository.root)
-    spoil_golden(repository("tiny", 1, "bad-"))
+    repository.spoil(repository("tiny", 1, "bad-"))
     with pytest.raises(ModelRefused):
         asyncio.run(store.load("tiny", 1))
     assert store.get().bundle.manifest.class_names[0] == "good-red"
@@ -276,6 +267,63 @@ def test_folders_that_are_no_bundles_are_ignored(repository) -> None:
     assert states(store_of(repository.root)) == {"tiny/1": "READY"}
 
 
+def test_the_folder_is_followed(repository) -> None:
+    repository("tiny", 1, "first-")
+    settings = Settings(models=repository.root, threads=1)
+    store = ModelStore.open(settings)
+    watch = FolderWatch(store, settings)
+
+    def look(times: int) -> LoadedModel:
+        async def several() -> None:
+            for _ in range(times):
+                await watch.look()
+
+        asyncio.run(several())
+        return store.get()
+
+    first = store.get()
+    assert look(3) is first  # nothing changed, so nothing is loaded again
+    repository("tiny", 2)
+    assert look(1) is first  # perhaps it is still being copied
+    second = look(1)
+    assert second.version == 2
+    repository("tiny", 1, "older-")
+    assert look(3) is second  # not one of the newest, and not loaded
+    repository("tiny", 2, "again-")
+    assert look(2).bundle.manifest.class_names[0] == "again-red"
+    bad = repository("tiny", 3)
+    repository.spoil(bad)
+    kept = look(3)
+    assert kept.version == 2
+    assert "computes other results" in reason(store, "tiny/3")
+    repository("another", 1)
+    look(2)
+    assert store.get("another").version == 1
+    shutil.rmtree(repository.root / "another")
+    look(1)
+    with pytest.raises(UnknownModel):
+        store.get("another")
+    shutil.rmtree(repository.root / "tiny")
+    assert look(2) is kept  # the last of the default model stays
+    repository("tiny", 3)
+    assert look(2).version == 3
+
+
+def test_a_running_service_follows_its_folder(repository, start_server: StartServer) -> None:
+    repository("tiny", 1)
+    url = start_server(bundle=None, models=repository.root, watch_models_s=0.02)
+    repository("tiny", 2)
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{url}/v1/models").json()["models"][0]["version"] != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_watching_without_a_folder_is_refused() -> None:
+    with pytest.raises(SettingsError, match="watch_models_s is given without models"):
+        ModelStore.open(Settings(watch_models_s=1))
+
+
 def test_the_admin_routes_show_load_and_unload(repository) -> None:
     repository("tiny", 1)
     repository("another", 1)
@@ -291,7 +339,7 @@ def test_the_admin_routes_show_load_and_unload(repository) -> None:
                 ("another", "READY", False),
                 ("tiny", "READY", True),
             ]
-            spoil_golden(repository("tiny", 2))
+            repository.spoil(repository("tiny", 2))
             refused = await client.post("/admin/models/tiny/load")
             assert (refused.status_code, refused.json()["code"]) == (422, "model_refused")
             assert str(repository.root) not in refused.text
