@@ -139,7 +139,12 @@ def config(model: ProtocolModel, settings: Settings) -> dict[str, Any]:
             for name, (datatype, shape) in model.outputs.items()
         ],
         "instance_group": [group | {"kind": "KIND_CPU" if on_cpu else "KIND_GPU"}],
-        "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": round(1e3 * settings.batch_delay_ms),
+            "priority_levels": 2,
+            "default_priority_level": 1,
+            "default_queue_policy": {"max_queue_size": settings.queue_images},
+        },
         "default_model_filename": "model.onnx",
         "model_warmup": [],
     }

@@ -165,7 +165,8 @@ async def _read(
     json_length = parse_json_length(request.headers.get(_LENGTH), len(body))
     if json_length != 0:
         return read_infer_request(body, json_length)
-    # Length 0: the body is not JSON but the one element of the one input, e.g. an image file.
+    # Length 0: the body is not JSON but the one element of the one input, e.g. an image file; its
+    # parameters can only be in the query.
     if not model.takes_files:
         raise BadInferRequest(
             f"{_LENGTH} is 0, but the input of {model.name} has several sides of free size; "
@@ -174,7 +175,15 @@ async def _read(
         )
     binary = "application/json" not in request.headers.get("accept", "")
     file = Tensor("image", "BYTES", bytes_array([body], (1,)))
-    return InferRequest(None, {}, (file,), None, binary)
+    parameters = {name: _query_value(text) for name, text in request.query_params.items()}
+    return InferRequest(None, parameters, (file,), None, binary)
+
+
+def _query_value(text: str) -> str | float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return text
 
 
 async def _run(
