@@ -17,6 +17,7 @@ from clq_serve import (
     routes_oip_control,
     routes_probes,
 )
+from clq_serve.cache import AnswerCache
 from clq_serve.models import ModelStore
 from clq_serve.oip_stats import InferenceStats
 from clq_serve.request_log import RequestLog
@@ -54,6 +55,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     )
     app.state.inference_stats = InferenceStats()
     app.state.model_control = settings.public_model_control
+    app.state.cache = AnswerCache(settings.response_cache_bytes)
     app.add_middleware(RequestLog)
     problems.install(app)
     app.include_router(routes_detect.router)

@@ -53,6 +53,10 @@ class Decoders:
             raise ClientLeft("the client left before its image was decoded")
         return decode_upload(data, self._limits, rule)
 
+    async def run(self, draw: Callable[[], bytes]) -> bytes:
+        """What `draw` gives: other work that images need, in its turn with the decoding."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, draw)
+
     def close(self) -> None:
         """Waits for what is being decoded; the rest is cancelled."""
         self._pool.shutdown(cancel_futures=True)

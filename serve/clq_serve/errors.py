@@ -11,9 +11,10 @@ ClqServeError
     ├── UnknownModel       404  no model of that name or version is loaded
     ├── ModelBusy          409  the model is being loaded already
     ├── LastVersion        409  the default model would have no version left
+    ├── NotAcceptable      406  no answer of a type that the Accept header names
     ├── UploadTimeout      408  the body did not arrive in time
     ├── BodyTooLarge       413  more bytes than the service takes
-    ├── WrongContentType   415  the body is neither a form nor an image
+    ├── WrongContentType   415  the body is neither a form nor JSON nor an image
     ├── UnsupportedEncoding 415 the body is compressed in a way that is not accepted
     ├── BadParameter       422  a query parameter is unknown, repeated or out of range
     ├── ModelRefused       422  a bundle that must not be served; what was loaded stays
@@ -112,6 +113,12 @@ class ModelRefused(ServeError):
     status = 422
     code = "model_refused"
     title = "The bundle must not be served"
+
+
+class NotAcceptable(ServeError):
+    status = 406
+    code = "not_acceptable"
+    title = "There is no answer of an accepted type"
 
 
 class UploadTimeout(ServeError):

@@ -9,30 +9,31 @@ from python_multipart.multipart import parse_options_header
 
 from clq_serve.errors import BadRequest
 
-MAX_PARTS = 8
-
 
 @dataclass(slots=True)
 class Part:
-    """One field of a form; `is_file`: it came with a file name, which nobody looks at."""
+    """One field of a form; `file_name`: as the client put it, None if the part is no file."""
 
     name: str = ""
-    is_file: bool = False
+    file_name: str | None = None
     data: bytearray = field(default_factory=bytearray)
 
 
-async def read_form(content_type: str, body: AsyncGenerator[bytes, None]) -> list[Part]:
+async def read_form(
+    content_type: str, body: AsyncGenerator[bytes, None], max_parts: int
+) -> list[Part]:
     """The parts of a form, in order.
 
     content_type  the whole header, with its boundary
     body          the chunks of the body; whoever makes them limits their size
+    max_parts     how many parts are accepted
 
     Raises BadRequest with code bad_form if the form is malformed, ends early or has too many parts.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _bad("the Content-Type header has no boundary")
-    collector = _Collector()
+    collector = _Collector(max_parts)
     try:
         parser = MultipartParser(
             boundary,
@@ -61,15 +62,16 @@ def _bad(what: str) -> BadRequest:
 class _Collector:
     """Keeps what the parser calls out; its methods are the parser's events."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
+        self._max_parts = max_parts
         self.parts: list[Part] = []
         self.complete = False
         self._header_name = bytearray()
         self._header_value = bytearray()
 
     def part_begins(self) -> None:
-        if len(self.parts) == MAX_PARTS:
-            raise _bad(f"it has more than {MAX_PARTS} parts")
+        if len(self.parts) == self._max_parts:
+            raise _bad(f"it has more than {self._max_parts} parts")
         self.parts.append(Part())
 
     def part_goes_on(self, data: bytes, start: int, end: int) -> None:
@@ -85,7 +87,8 @@ class _Collector:
         if self._header_name.lower() == b"content-disposition":
             options = parse_options_header(bytes(self._header_value))[1]
             self.parts[-1].name = options.get(b"name", b"").decode("utf-8", "replace")
-            self.parts[-1].is_file = b"filename" in options
+            if b"filename" in options:
+                self.parts[-1].file_name = options[b"filename"].decode("utf-8", "replace")
         self._header_name.clear()
         self._header_value.clear()
 

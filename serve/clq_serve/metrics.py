@@ -64,6 +64,10 @@ class Metrics:
             "clq_connections_cut_off", "Connections that the service ended, by reason.", ["reason"],
             registry=registry,
         )  # fmt: skip
+        self._cache = Counter(
+            "clq_answer_cache", "Images looked up in the answer cache, by result.", ["result"],
+            registry=registry,
+        )  # fmt: skip
         self._models = Gauge(
             "clq_model_info", "1 for each loaded model.", ["name", "version", "digest"],
             registry=registry,
@@ -94,6 +98,10 @@ class Metrics:
     def detections(self, model_name: str, version: int, found: Detections) -> None:
         """The detections of one image."""
         self._detections.add((model_name, str(version)), found)
+
+    def answer_cache(self, hit: bool) -> None:
+        """One image was looked up in the cache of answers."""
+        self._cache.labels("hit" if hit else "miss").inc()
 
     def model_loaded(self, name: str, version: int, digest: str) -> None:
         """The model answers requests from now on."""

@@ -51,26 +51,8 @@ def problem_response(
     return JSONResponse(body, status, headers=all_headers, media_type=MEDIA_TYPE)
 
 
-def internal_problem(request: Request) -> Response:
-    """The answer to a request that hit a bug; the log has the traceback under its id."""
-    return problem_response(
-        request,
-        status=500,
-        code=ServeError.code,
-        title=ServeError.title,
-        detail="the service failed on this request; its log says why under this request_id",
-    )
-
-
-def install(app: FastAPI) -> None:
-    """Make `app` answer all its errors, the framework's included, as problems."""
-    app.add_exception_handler(ServeError, _serve_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-
-
-def _serve_error(request: Request, err: Exception) -> Response:
-    assert isinstance(err, ServeError)
+def serve_problem(request: Request, err: ServeError) -> Response:
+    """The answer to a request, or about one of its images, that ended with `err`."""
     return problem_response(
         request,
         status=err.status,
@@ -82,16 +64,34 @@ def _serve_error(request: Request, err: Exception) -> Response:
     )
 
 
-def _validation_error(request: Request, err: Exception) -> Response:
+def internal_problem(request: Request) -> Response:
+    """The answer to a request that hit a bug; the log has the traceback under its id."""
+    detail = "the service failed on this request; its log says why under this request_id"
+    return serve_problem(request, ServeError(detail))
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer all its errors, the framework's included, as problems."""
+    app.add_exception_handler(ServeError, _serve_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+async def _serve_error(request: Request, err: Exception) -> Response:
+    assert isinstance(err, ServeError)
+    return serve_problem(request, err)
+
+
+async def _validation_error(request: Request, err: Exception) -> Response:
     """A query parameter that the framework refused: its name, its value, what is accepted."""
     assert isinstance(err, RequestValidationError)
     first = err.errors()[0]
     name = str(first["loc"][-1])
     detail = f"{name}={first['input']}: {first['msg']}"
-    return _serve_error(request, BadParameter(detail, extra={"parameter": name}))
+    return serve_problem(request, BadParameter(detail, extra={"parameter": name}))
 
 
-def _http_error(request: Request, err: Exception) -> Response:
+async def _http_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, HTTPException)
     phrase = http.HTTPStatus(err.status_code).phrase
     return problem_response(

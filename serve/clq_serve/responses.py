@@ -1,6 +1,6 @@
 """The bodies of all answers, as documented in /openapi.json."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,7 +42,8 @@ class Detection(Answer):
     box: Annotated[
         tuple[float, float, float, float],
         Field(
-            description="x1, y1, x2, y2 in pixels of the upright image, origin top left, clipped"
+            description="x1, y1, x2, y2 in pixels of the upright image, origin top left, clipped; "
+            "or as box_format asks"
         ),
     ]
     score: Annotated[Score, Field(description="cls_score * quality ** alpha; ranks the list")]
@@ -64,13 +65,29 @@ class Timing(Answer):
 
 
 class DetectAnswer(Answer):
-    """Answer of POST /v1/detect."""
+    """Answer of POST /v1/detect in the format json."""
 
     id: Annotated[str, Field(description="request id, equal to the X-Request-ID header")]
     model: ModelRef
     image: ImageInfo
+    box_format: Annotated[str, Field(description="of every box: xyxy, xywh, cxcywh or norm")]
     detections: Annotated[tuple[Detection, ...], Field(description="by descending score")]
     timing_ms: Timing
+
+
+class CocoResult(Answer):
+    """One item of the answer of POST /v1/detect?format=coco."""
+
+    image_id: int | str
+    category_id: Annotated[int, Field(description="id of the class in the training data set")]
+    bbox: Annotated[tuple[float, float, float, float], Field(description="x, y, width, height")]
+    score: Score
+
+
+class ItemAnswer(DetectAnswer):
+    """An image of POST /v1/detect/batch that was answered; id is the request's, and its index."""
+
+    ok: Literal[True]
 
 
 class ModelInfo(ModelRef):
@@ -143,3 +160,10 @@ class Problem(BaseModel):
     observed: Annotated[float | None, Field(description="what was found instead")] = None
     stage: Annotated[str | None, Field(description="where the time ran out")] = None
     retry_after: Annotated[int | None, Field(description="seconds, as in Retry-After")] = None
+
+
+class FailedItem(Answer):
+    """An image of POST /v1/detect/batch that was refused; the others are not touched by it."""
+
+    ok: Literal[False]
+    problem: Problem

@@ -1,175 +1,153 @@
-"""POST /v1/detect: the images of a request, its parameters and its answer."""
+"""POST .../detect and .../detect/batch: from an HTTP request to an HTTP answer."""
 
-from typing import Annotated
+import asyncio
+import logging
+import time
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
 
-from clq_serve import problems
-from clq_serve.bundle import Manifest
-from clq_serve.detector import DetectOptions
-from clq_serve.errors import BadParameter
+from clq_serve import openapi, problems
+from clq_serve.answers import Answered, Wanted, answer_image, call_of, wanted_by
+from clq_serve.cache import AnswerCache
+from clq_serve.errors import BadRequest, ServeError
+from clq_serve.formats import Format, negotiate
 from clq_serve.loading import LoadedModel
-from clq_serve.responses import DetectAnswer, Detection, ImageInfo, ModelRef
-from clq_serve.routes_info import service_of
-from clq_serve.service import DetectCall, Outcome, Priority
-from clq_serve.uploads import departure, read_image
+from clq_serve.parameters import (
+    BATCH_OPTIONS,
+    OPTIONS,
+    parameters_of,
+    priority_of,
+    query_options,
+    timeout_of,
+)
+from clq_serve.responses import CocoResult, DetectAnswer, FailedItem, ItemAnswer
+from clq_serve.routes_info import model_of, service_of
+from clq_serve.service import DetectCall, DetectService, Priority, Visit
+from clq_serve.uploads import Upload, read_upload
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
-_IMAGE = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-_FORM = {
-    "schema": {
-        "type": "object",
-        "properties": {"image": _IMAGE["schema"], "file": _IMAGE["schema"]},
-        "description": "exactly one of the two",
-    }
-}
-_DETECT_BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "one image file: JPEG, PNG, WebP, AVIF or BMP",
-        "content": {
-            "multipart/form-data": _FORM,
-            "image/*": _IMAGE,
-            "application/octet-stream": _IMAGE,
-        },
-    }
-}
-_DETECT_PROBLEMS = {
-    400: "no image, an empty one, or a malformed form",
-    408: "the body did not arrive in time",
-    413: "too many bytes, or an image with too many pixels",
-    415: "the content type, or the format of the image, is not accepted",
-    422: "a parameter is wrong, or the image is truncated or corrupt",
-    500: "a bug in the service",
-    503: "too many requests are pending; Retry-After says when to try again",
-    504: "no result in time; `stage` says where the time ran out",
-}
+BATCH_AT_ONCE = 8  # images of one request that are inside the service at a time
 
 
-class DetectQuery(BaseModel):
-    """Options of one request; what is not given comes from the model's manifest."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    score: Annotated[
-        float | None, Field(ge=0, le=1, description="give detections with a score above this")
-    ] = None
-    iou: Annotated[
-        float | None, Field(ge=0, le=1, description="IoU above which the weaker box is dropped")
-    ] = None
-    max: Annotated[int | None, Field(ge=1, le=1000, description="how many detections at most")] = (
-        None
-    )
-    classes: Annotated[
-        str | None, Field(description="names from /v1/labels, separated by commas; all if absent")
-    ] = None
-
-
-async def _known_parameters(request: Request) -> None:
-    """Refuses a query parameter that would be ignored: an unknown one, or one given twice."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    accepted = list(DetectQuery.model_fields)
-    for name in names:
-        if name not in accepted:
-            raise BadParameter(
-                f"there is no query parameter {name!r}; accepted: {', '.join(accepted)}",
-                extra={"parameter": name, "accepted": accepted},
-            )
-        if names.count(name) > 1:
-            raise BadParameter(f"{name} is given more than once", extra={"parameter": name})
+async def detect(request: Request) -> Response:
+    """Detect objects in one image: a form field `image`, JSON with base64, or the raw body."""
+    service, model = service_of(request), model_of(request)
+    query = query_options(request, OPTIONS)
+    parameters = parameters_of(query, {})
+    priority = priority_of(request, parameters, Priority.INTERACTIVE)
+    async with service.visit(timeout_of(request), priority) as visit:
+        upload = await _receive(request, service, visit, 1, OPTIONS)
+        if upload.options:
+            parameters = parameters_of(query, upload.options)
+        wanted = wanted_by(request, parameters, upload.file_names[0])
+        call = call_of(request, visit, model, parameters, Priority.INTERACTIVE)
+        known = request.headers.get("if-none-match")
+        cache = _cache_of(request)
+        answered = await answer_image(service, cache, upload.images[0], call, wanted, known)
+    headers = _headers(model, answered)
+    if answered.encoded is None:
+        return Response(status_code=304, headers=headers)
+    request.state.detections = answered.encoded.detections
+    body = answered.encoded.body(request.state.request_id)
+    return Response(body, media_type=answered.encoded.media_type, headers=headers)
 
 
-@router.post(
-    "/v1/detect",
-    response_model=DetectAnswer,
-    responses=problems.documented(_DETECT_PROBLEMS),
-    dependencies=[Depends(_known_parameters)],
-    openapi_extra=_DETECT_BODY,
-)
-async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
-    """Detect objects in one image: a form field `image` (or `file`), or the raw body."""
-    service = service_of(request)
-    model = service.models.get()
-    options = _options(query, model)
-    async with service.visit() as visit:
-        async with visit.receiving():
-            data = await read_image(request, service.settings.max_body_bytes)
-        call = DetectCall(
-            model,
-            options,
-            Priority.INTERACTIVE,
-            visit.deadline_s,
-            visit.timeout_s,
-            departure(request),
+async def detect_batch(request: Request) -> Response:
+    """Detect objects in several images: a list of answers in their order, a status each."""
+    service, model = service_of(request), model_of(request)
+    query = query_options(request, BATCH_OPTIONS)
+    parameters = parameters_of(query, {})
+    priority = priority_of(request, parameters, Priority.BULK)
+    rendering = negotiate(request.headers.get("accept"), Format.JSON)
+    async with service.visit(timeout_of(request), priority) as visit:
+        most = service.settings.max_images_per_request
+        upload = await _receive(request, service, visit, most, BATCH_OPTIONS)
+        if upload.options:
+            parameters = parameters_of(query, upload.options)
+        wanted = Wanted(rendering, parameters.box_format, None)
+        call = call_of(request, visit, model, parameters, Priority.BULK)
+        turns = asyncio.Semaphore(BATCH_AT_ONCE)
+        items = await asyncio.gather(
+            *(_item(request, turns, i, data, call, wanted) for i, data in enumerate(upload.images))
         )
-        outcome = await service.detect(data, call)
-    answer = _answer(request.state.request_id, model, outcome)
-    request.state.detections = len(answer.detections)
-    times = answer.timing_ms.model_dump(exclude={"batch_size"})
+    headers = {"X-Model-Digest": model.bundle.digest, "Cache-Control": "no-store"}
+    return Response(b"[" + b",".join(items) + b"]", media_type="application/json", headers=headers)
+
+
+for path in openapi.MODEL_PREFIXES:
+    router.add_api_route(
+        f"{path}/detect",
+        detect,
+        methods=["POST"],
+        response_model=DetectAnswer | list[CocoResult],
+        responses=openapi.DETECT_RESPONSES,
+        openapi_extra=openapi.operation(path, OPTIONS, many=False),
+    )
+    router.add_api_route(
+        f"{path}/detect/batch",
+        detect_batch,
+        methods=["POST"],
+        response_model=list[ItemAnswer | FailedItem],
+        responses=openapi.BATCH_RESPONSES,
+        openapi_extra=openapi.operation(path, BATCH_OPTIONS, many=True),
+    )
+
+
+async def _receive(
+    request: Request, service: DetectService, visit: Visit, most: int, options: tuple[str, ...]
+) -> Upload:
+    start = time.perf_counter()
+    async with visit.receiving():
+        upload = await read_upload(request, service.settings.max_body_bytes, most, options)
+    service.metrics.stage("upload", time.perf_counter() - start)
+    return upload
+
+
+async def _item(
+    request: Request,
+    turns: asyncio.Semaphore,
+    index: int,
+    data: bytes,
+    call: DetectCall,
+    wanted: Wanted,
+) -> bytes:
+    """The answer about one image of several; whatever is wrong with it stays its own affair."""
+    try:
+        async with turns:
+            if not data:
+                raise BadRequest("the image is empty", code="empty_body")
+            answered = await answer_image(
+                service_of(request), _cache_of(request), data, call, wanted
+            )
+    except ServeError as err:
+        problem = problems.serve_problem(request, err)
+    except Exception:
+        log.exception("request_id=%s: image %d failed", request.state.request_id, index)
+        problem = problems.internal_problem(request)
+    else:
+        assert answered.encoded is not None  # there was no If-None-Match
+        return answered.encoded.item(f"{request.state.request_id}-{index}")
+    return b'{"ok":false,"problem":' + bytes(problem.body) + b"}"
+
+
+def _headers(model: LoadedModel, answered: Answered) -> dict[str, str]:
     headers = {
-        "Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in times.items()),
+        "X-Model-Digest": model.bundle.digest,
+        "ETag": answered.etag,
         "Cache-Control": "no-store",
+        "Vary": "Accept",
     }
-    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+    if answered.server_timing:
+        headers["Server-Timing"] = answered.server_timing
+    if answered.cache_status:
+        headers["Cache-Status"] = answered.cache_status  # RFC 9211
+    return headers
 
 
-def _options(query: DetectQuery, model: LoadedModel) -> DetectOptions:
-    defaults = DetectOptions.from_thresholds(model.bundle.manifest.thresholds)
-    return DetectOptions(
-        score=defaults.score if query.score is None else query.score,
-        iou=defaults.iou if query.iou is None else query.iou,
-        max=defaults.max if query.max is None else query.max,
-        classes=None if query.classes is None else _labels(query.classes, model.bundle.manifest),
-    )
-
-
-def _labels(classes: str, manifest: Manifest) -> frozenset[int]:
-    names = [name.strip() for name in classes.split(",")]
-    known = manifest.class_names
-    for name in names:
-        if name not in known:
-            raise BadParameter(
-                f"classes: {name!r} is not a class of {manifest.name}; accepted: "
-                + ", ".join(known),
-                extra={"parameter": "classes", "accepted": known},
-            )
-    return frozenset(known.index(name) for name in names)
-
-
-def _answer(request_id: str, model: LoadedModel, outcome: Outcome) -> DetectAnswer:
-    manifest = model.bundle.manifest
-    names = manifest.class_names
-    found = outcome.detections
-    return DetectAnswer(
-        id=request_id,
-        model=ModelRef(name=manifest.name, version=manifest.version, digest=model.bundle.digest),
-        image=ImageInfo(
-            width=outcome.width,
-            height=outcome.height,
-            orientation_applied=outcome.orientation_applied,
-            format=outcome.format,
-            sha256=outcome.sha256,
-        ),
-        detections=tuple(
-            Detection(
-                box=tuple(round(side, 3) for side in box),
-                score=round(score, 6),
-                class_id=label,
-                label=names[label],
-                quality=round(quality, 6),
-                cls_score=round(cls_score, 6),
-            )
-            for box, score, label, cls_score, quality in zip(
-                found.boxes.tolist(),
-                found.scores.tolist(),
-                found.labels.tolist(),
-                found.cls_scores.tolist(),
-                found.qualities.tolist(),
-                strict=True,
-            )
-        ),
-        timing_ms=outcome.timing,
-    )
+def _cache_of(request: Request) -> AnswerCache:
+    cache = request.app.state.cache
+    assert isinstance(cache, AnswerCache)
+    return cache

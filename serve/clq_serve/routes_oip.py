@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from clq_serve import __version__
+from clq_serve.bodies import departure, read_body
 from clq_serve.errors import BadInferRequest, Forbidden, UnknownModel
 from clq_serve.oip_compression import deflate, inflate, wanted_coding
 from clq_serve.oip_infer import (
@@ -42,7 +43,6 @@ from clq_serve.oip_tensors import (
 from clq_serve.routes_info import service_of
 from clq_serve.routes_probes import readyz
 from clq_serve.service import DetectCall, DetectService, Outcome, Visit
-from clq_serve.uploads import departure, read_body
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
 

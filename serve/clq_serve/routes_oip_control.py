@@ -11,10 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from clq_serve.bodies import read_body
 from clq_serve.errors import BadInferRequest, Forbidden
 from clq_serve.oip_models import repository_index, repository_name
 from clq_serve.routes_info import service_of
-from clq_serve.uploads import read_body
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from clq_serve.decoding import DecodedUpload, Decoders
 from clq_serve.detector import Detections, DetectOptions, Prepared
-from clq_serve.errors import ClientLeft, Unavailable, UploadTimeout
+from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
 from clq_serve.lanes import Answer, Lanes, Work, late
 from clq_serve.loading import LoadedModel
 from clq_serve.metrics import Metrics
@@ -155,6 +155,17 @@ class DetectService:
             return DecodedUpload(width, height, "", False, Prepared(pixels, geometry), "", 0.0)
 
         return await self._detect(decode, pixels.size // 3, pixels.nbytes, call)
+
+    async def render(self, draw: Callable[[], bytes], call: DetectCall) -> bytes:
+        """What `draw` gives, made where images are decoded.  Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(call.deadline_s - time.monotonic()):
+                return await self._decoders.run(draw)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no result within {call.timeout_s:g} s; the time ran out in stage 'encode'",
+                extra={"stage": "encode", "limit": call.timeout_s},
+            ) from None
 
     async def _detect(
         self,

@@ -84,7 +84,9 @@ class Settings(BaseModel):
     max_frames: Annotated[int, Field(ge=1)] = 1_000
     """Frames of an animation; only the first is looked at, and 1 refuses animations."""
     max_images_per_request: Annotated[int, Field(ge=1)] = 32
-    """Images in one request."""
+    """Images in one request, of /v1/detect/batch and of /v2."""
+    response_cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory for answers that are given again for the same image, model and options; 0 is none."""
     max_pending: Annotated[int, Field(ge=1)] = 32
     """Requests inside at a time; one more is answered 503."""
     max_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -1,105 +1,111 @@
-"""Which bytes of a request are the image: a multipart field, or the raw body."""
+"""The images of a request and the options beside them: a form, JSON, or the raw body."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from clq_serve.errors import BadRequest, BodyTooLarge, ClientLeft, WrongContentType
+from clq_serve.bodies import body_chunks
+from clq_serve.errors import BadRequest, WrongContentType
 from clq_serve.forms import Part, read_form
+from clq_serve.json_bodies import Field, parse_json_body
 
-FIELDS = ("image", "file")
-ACCEPTED_TYPES = ("multipart/form-data", "image/*", "application/octet-stream")
+FIELDS = ("image", "file", "images", "files")
+ACCEPTED_TYPES = ("multipart/form-data", "application/json", "image/*", "application/octet-stream")
+
+_MAX_OPTION_BYTES = 10_000
+_THREAD_FROM_BYTES = 100_000  # a JSON body larger than this is parsed beside the event loop
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
-    """The bytes of the uploaded image, never empty.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a body holds: at least one image; file_names of a form, "" where there is none."""
 
-    Raises WrongContentType, BodyTooLarge (as soon as that is known), BadRequest (no image, more
-    than one, an unknown form field, a malformed form) or ClientLeft.
+    images: list[bytes]
+    file_names: list[str]
+    options: dict[str, Field] = field(default_factory=dict)
+
+
+async def read_upload(
+    request: Request, max_bytes: int, max_images: int, options: Sequence[str]
+) -> Upload:
+    """The upload in the body of `request`.
+
+    options  names of the form fields or JSON members that are accepted besides the images
+
+    Raises WrongContentType, UnsupportedEncoding, BodyTooLarge (as soon as that is known),
+    BadRequest (no image, too many, an unknown field, a malformed body) or ClientLeft.
     """
     declared = request.headers.get("content-type", "")
     media_type = declared.partition(";")[0].strip().lower()
-    is_form = media_type == "multipart/form-data"
-    if not is_form and not media_type.startswith("image/") and media_type != ACCEPTED_TYPES[2]:
+    body = body_chunks(request, max_bytes)
+    if media_type == "multipart/form-data":
+        parts = await read_form(declared, body, max_images + len(options))
+        upload = _of_form(parts, options)
+    elif media_type == "application/json":
+        data = b"".join([chunk async for chunk in body])
+        if len(data) < _THREAD_FROM_BYTES:
+            images, fields = parse_json_body(data, options)
+        else:
+            images, fields = await asyncio.to_thread(parse_json_body, data, options)
+        upload = Upload(images, [""] * len(images), fields)
+    elif media_type.startswith("image/") or media_type == "application/octet-stream":
+        upload = Upload([b"".join([chunk async for chunk in body])], [""])
+    else:
         raise WrongContentType(
-            f"Content-Type is {media_type or 'missing'}; accepted: {', '.join(ACCEPTED_TYPES)}",
+            f"Content-Type is {media_type[:80] or 'missing'}; accepted: "
+            + ", ".join(ACCEPTED_TYPES),
             extra={"accepted": list(ACCEPTED_TYPES)},
         )
-    body = _capped(request, max_bytes)
-    try:
-        if is_form:
-            data = _only_image(await read_form(declared, body))
-        else:
-            data = b"".join([chunk async for chunk in body])
-    except ClientDisconnect as err:
-        raise ClientLeft("the client left while sending the image") from err
-    if not data:
-        raise BadRequest("the image is empty; send the bytes of an image file", code="empty_body")
-    return data
+    return _checked(upload, max_images)
 
 
-def departure(request: Request) -> Callable[[], Awaitable[bool]]:
-    """A function that returns True when the client has left, and waits for that.
-
-    Call it only after the body has been read: it takes what else the client sends.
-    """
-
-    async def left() -> bool:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        return True
-
-    return left
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, whatever its type.  Raises BodyTooLarge or ClientLeft."""
-    try:
-        return b"".join([chunk async for chunk in _capped(request, max_bytes)])
-    except ClientDisconnect as err:
-        raise ClientLeft("the client left while sending the body") from err
-
-
-async def _capped(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of the body; raises BodyTooLarge before more than max_bytes are held."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(int(declared), max_bytes)
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > max_bytes:
-            raise _too_large(received, max_bytes)
-        yield chunk
-
-
-def _too_large(observed: int, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body has {observed} bytes or more; {limit} are accepted",
-        extra={"limit": limit, "observed": observed},
-    )
-
-
-def _only_image(parts: list[Part]) -> bytes:
-    unknown = sorted({part.name for part in parts if part.name not in FIELDS})
-    if unknown:
+def _checked(upload: Upload, max_images: int) -> Upload:
+    count = len(upload.images)
+    if count == 0:
+        raise BadRequest("the list of images is empty; send at least one", code="missing_image")
+    if count > max_images:
+        where = "; send several to /v1/detect/batch" if max_images == 1 else ""
         raise BadRequest(
-            f"unknown form field {unknown[0]!r}; accepted: one of {', '.join(FIELDS)}; options go "
-            "into the query string",
-            code="unknown_field",
-            extra={"accepted": list(FIELDS)},
+            f"the body has {count} images; {max_images} accepted{where}",
+            code="several_images" if max_images == 1 else "too_many_images",
+            extra={"limit": max_images, "observed": count},
         )
-    if not parts:
+    if max_images == 1 and not upload.images[0]:
+        raise BadRequest("the image is empty; send the bytes of an image file", code="empty_body")
+    return upload
+
+
+def _of_form(parts: list[Part], options: Sequence[str]) -> Upload:
+    images: list[Part] = []
+    fields: dict[str, Field] = {}
+    for part in parts:
+        if part.name in FIELDS:
+            if part.file_name is None:
+                raise BadRequest(
+                    f"the form field {part.name!r} is text; send a file (curl: -F image=@FILE)",
+                    code="missing_image",
+                )
+            images.append(part)
+        elif part.name not in options:
+            accepted = [*FIELDS, *options]
+            raise BadRequest(
+                f"unknown form field {part.name[:80]!r}; accepted: {', '.join(accepted)}",
+                code="unknown_field",
+                extra={"accepted": accepted},
+            )
+        elif part.name in fields or len(part.data) > _MAX_OPTION_BYTES:
+            raise BadRequest(
+                f"the form field {part.name!r} is given twice or is too long", code="bad_form"
+            )
+        else:
+            fields[part.name] = part.data.decode("utf-8", "replace")
+    if not images:
         raise BadRequest(
             f"the form has no image; send one file as one of {', '.join(FIELDS)}",
             code="missing_image",
             extra={"accepted": list(FIELDS)},
         )
-    if len(parts) > 1:
-        raise BadRequest(f"the form has {len(parts)} images; send one", code="several_images")
-    if not parts[0].is_file:
-        raise BadRequest(
-            f"the form field {parts[0].name!r} is text; send a file (curl: -F image=@FILE)",
-            code="missing_image",
-        )
-    return bytes(parts[0].data)
+    names = [part.file_name or "" for part in images]
+    return Upload([bytes(part.data) for part in images], names, fields)

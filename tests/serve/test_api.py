@@ -14,6 +14,8 @@ from PIL import Image
 from clq_serve import slow_clients
 from clq_serve.errors import ServeError
 from clq_serve.image_bytes import ACCEPTED_FORMATS
+from clq_serve.parameters import OPTIONS
+from clq_serve.uploads import ACCEPTED_TYPES
 
 BODY_LIMIT = 300_000
 PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else
@@ -60,7 +62,8 @@ def test_an_answer_has_the_documented_members(server: str) -> None:
     answer = post(server, data)
     assert answer.status_code == 200
     body = answer.json()
-    assert list(body) == ["id", "model", "image", "detections", "timing_ms"]
+    assert list(body) == ["id", "model", "image", "box_format", "detections", "timing_ms"]
+    assert body["box_format"] == "xyxy"
     assert body["id"] == answer.headers["x-request-id"]
     assert (body["model"]["name"], body["model"]["version"]) == ("tiny", 1)
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", body["model"]["digest"])
@@ -85,11 +88,12 @@ def test_an_answer_has_the_documented_members(server: str) -> None:
     assert times["batch_size"] == 1
     assert times["total"] >= times["decode"] + times["infer"] + times["post"] > 0
     stages = answer.headers["server-timing"].split(", ")
-    assert [stage.split(";")[0] for stage in stages] == list(times)[:-1]
+    assert [stage.split(";")[0] for stage in stages] == [*list(times)[:-1], "encode"]
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-model-digest"] == body["model"]["digest"]
 
 
-@pytest.mark.parametrize("field", ["image", "file"])
+@pytest.mark.parametrize("field", ["image", "file", "images", "files"])
 def test_a_form_gives_the_same_as_the_raw_body(server: str, field: str) -> None:
     raw = post(server, picture()).json()
     form = send(f"{server}/v1/detect", files={field: ("x.txt", picture())}).json()
@@ -128,6 +132,7 @@ def test_options_are_obeyed(server: str) -> None:
     assert labels(classes="blue,green") == ["green", "blue"]
     assert labels(classes="blue", max=1, iou=0, score=0) == ["blue"]
     assert labels(score=1) == []
+    assert labels(classes="2, red") == ["red", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,10 @@ def test_options_are_obeyed(server: str) -> None:
         ("max=2.5", "max", "integer"),
         ("classes=red,cat", "classes", "'cat' is not a class of tiny; accepted: red, green, blue"),
         ("classes=", "classes", "accepted: red, green, blue"),
+        ("classes=3", "classes", "'3' is not a class of tiny"),
+        ("priority=high", "priority", "'interactive' or 'bulk'"),
+        ("format=xml", "format", "'json', 'coco', 'yolo' or 'image'"),
+        ("box_format=yx", "box_format", "'xyxy', 'xywh', 'cxcywh' or 'norm'"),
         ("threshold=0.5", "threshold", "accepted: score, iou, max, classes"),
         ("score=0.1&score=0.2", "score", "more than once"),
     ],
@@ -156,10 +165,10 @@ def test_a_wrong_parameter_is_named(server: str, query: str, parameter: str, wor
     assert word in body["detail"]
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "application/json", "application/pdf"])
+@pytest.mark.parametrize("kind", ["", "text/plain", "text/json", "application/pdf"])
 def test_another_content_type_is_refused_with_the_accepted_ones(server: str, kind: str) -> None:
     body = assert_problem(post(server, picture(), kind), 415, "wrong_content_type")
-    assert body["accepted"] == ["multipart/form-data", "image/*", "application/octet-stream"]
+    assert body["accepted"] == list(ACCEPTED_TYPES)
 
 
 def test_bytes_of_another_format_are_refused(server: str) -> None:
@@ -181,9 +190,9 @@ def test_a_form_without_exactly_one_image_is_refused(server: str) -> None:
     assert_problem(both, 400, "several_images")
     other = send(url, files={"photo": file})
     assert "'photo'" in assert_problem(other, 400, "unknown_field")["detail"]
-    option = send(url, files={"image": file}, data={"score": "0.5"})
-    assert "query" in assert_problem(option, 400, "unknown_field")["detail"]
-    many = send(url, files=[("image", file)] * 9)
+    option = send(url, files={"image": file}, data={"threshold": "0.5"})
+    assert "score" in assert_problem(option, 400, "unknown_field")["accepted"]
+    many = send(url, files=[("image", file)] * 10)
     assert_problem(many, 400, "bad_form")
     nothing = post(server, b"--b--\r\n", "multipart/form-data; boundary=b")
     assert_problem(nothing, 400, "missing_image")
@@ -259,7 +268,7 @@ def test_openapi_is_3_1_and_documents_the_problems(server: str) -> None:
         assert reference == "#/components/schemas/Problem"
     assert set(schema["components"]["schemas"]["Problem"]["required"]) >= {"code", "request_id"}
     assert set(route["requestBody"]["content"]) >= {"multipart/form-data", "image/*"}
-    assert {p["name"] for p in route["parameters"]} == {"score", "iou", "max", "classes"}
+    assert {p["name"] for p in route["parameters"] if p["in"] == "query"} == set(OPTIONS)
 
 
 def all_codes(kind: type[ServeError]) -> set[str]:
@@ -270,6 +279,7 @@ def test_every_problem_code_is_explained_on_the_documentation_page(server: str) 
     page = get(f"{server}/docs").text
     never_sent = {"bad_request", "client_left"}  # a base word; the client has gone
     extra = {"empty_body", "missing_image", "several_images", "unknown_field", "bad_form"}
+    extra |= {"too_many_images", "bad_json", "bad_encoding"}
     extra |= {"draining", "not_found", *slow_clients.DETAILS}
     for code in (all_codes(ServeError) - never_sent) | extra:
         assert f'id="{code}"' in page, code
