@@ -20,7 +20,9 @@ DEPENDENCIES = {
         *("annotated_doc", "fastapi", "numpy", "onnxruntime", "PIL", "pydantic", "starlette"),
         *("typer", "uvicorn", "python_multipart", "prometheus_client", "httptools"),
     },
-    "client/clq_client": {"httpx", "typer", "rich", "PIL", "numpy"},
+    "client/clq_client": {
+        *("httpx", "typer", "rich", "PIL", "numpy", "av", "pyarrow", "pycocotools"),
+    },
 }
 
 

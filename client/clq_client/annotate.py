@@ -36,6 +36,7 @@ def write_annotated(data: bytes, result: DetectResult, path: Path) -> None:
             f"{result.image.width}x{result.image.height}"
         )
     draw_detections(image, result.detections)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         image.save(beside, format="PNG")

@@ -5,22 +5,39 @@ wrong, the service is not there); 130 stopped with Ctrl-C.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from clq_client.async_client import AsyncClient
+from clq_client.batch.command import batch
 from clq_client.bench.command import bench
 from clq_client.client import Client
 from clq_client.errors import ClqError
 from clq_client.inputs import InputError, annotated_names, find_images, refuse_overwriting
+from clq_client.options import (
+    ApiKey,
+    Ca,
+    Classes,
+    Iou,
+    Max,
+    Model,
+    Proxy,
+    Score,
+    Url,
+    Version,
+    class_names,
+    give_up,
+)
 from clq_client.output import JsonLines, ProgressBar, Tables, failure_lines, printable
-from clq_client.requests import detect_request
+from clq_client.pace import Pace, ServiceGone
+from clq_client.requests import check_classes
 from clq_client.run import InOrder, Job, Options, Outcome, detect_all
-from clq_client.settings import ClientSettings
+
+PATIENCE_S = 60.0  # for a few images in front of a person
 
 app = typer.Typer(
     help="Finds objects in images with a CLQ detection service.",
@@ -29,13 +46,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
+app.command()(batch)
 app.command()(bench)
-
-Url = Annotated[
-    str | None,
-    typer.Option(help="Service; without it CLQ_URL, else http://127.0.0.1:8000."),
-]
-
 
 T = TypeVar("T")
 
@@ -46,12 +58,15 @@ def detect(
         list[Path], typer.Argument(metavar="PATH...", help="Images, and folders of images.")
     ],
     url: Url = None,
-    score: Annotated[float | None, typer.Option(min=0, max=1, help="Only scores above it.")] = None,
-    iou: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Above this overlap one of two boxes goes.")
-    ] = None,
-    max: Annotated[int | None, typer.Option(min=1, max=1000, help="Detections per image.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Names, with commas between.")] = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    version: Version = None,
+    score: Score = None,
+    iou: Iou = None,
+    max: Max = None,
+    classes: Classes = None,
+    proxy: Proxy = None,
+    ca: Ca = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one JSON line per image.")
     ] = None,
@@ -61,19 +76,24 @@ def detect(
     concurrency: Annotated[int, typer.Option(min=1, help="Images on the way at once.")] = 4,
 ) -> None:
     """Finds objects in images."""
-    names = None if classes is None else tuple(name.strip() for name in classes.split(","))
-    options = Options(score, iou, max, names)
     try:
-        settings = ClientSettings.checked(url, None, None, None, None, 60.0, 4, None, None)
-        detect_request(settings, b"", score, iou, max, names, None)  # fails before the work
+        options = Options(score, iou, max, class_names(classes))
+        check_classes(options.classes)
         jobs = _jobs(paths, out, annotate)
-        with Client(url) as client:
-            client.ready()  # no retries: a service that is not there is told at once
-        code = _detect(client.url, jobs, options, out, concurrency)
+        client = AsyncClient(
+            url,
+            api_key=api_key,
+            model=model,
+            version=version,
+            retries=0,  # they are made where all images know of each other
+            proxy=proxy,
+            ca_file=ca,
+        )
+        code = _detect(client, jobs, options, out, concurrency)
     except BrokenPipeError:
         raise  # `clq-client ... | head`: the command line library ends quietly
-    except (ClqError, ValueError, OSError) as error:
-        _give_up(error)
+    except (ClqError, ServiceGone, ValueError, OSError) as error:
+        give_up(error)
     raise typer.Exit(code)
 
 
@@ -97,7 +117,7 @@ def _ask(url: str | None, question: Callable[[Client], T]) -> T:
             client.ready()  # no retries: a service that is not there is told at once
             return question(client)
     except (ClqError, ValueError) as error:
-        _give_up(error)
+        give_up(error)
 
 
 def _jobs(paths: list[Path], out: Path | None, annotate: Path | None) -> list[Job]:
@@ -108,7 +128,7 @@ def _jobs(paths: list[Path], out: Path | None, annotate: Path | None) -> list[Jo
         if out.is_dir() or not out.parent.is_dir():
             raise InputError(f"--out {out}: is not a file in a folder that exists")
     if annotate is None:
-        return [Job(image, None) for image in images]
+        return [Job(str(image), image) for image in images]
     names = annotated_names(images)
     refuse_overwriting(annotate, names, images)
     for path in paths:
@@ -116,15 +136,19 @@ def _jobs(paths: list[Path], out: Path | None, annotate: Path | None) -> list[Jo
             # The next run would take the annotated copies for images.
             raise InputError(f"--annotate {annotate}: lies inside the input {path}")
     annotate.mkdir(parents=True, exist_ok=True)
-    return [Job(image, annotate / name) for image, name in zip(images, names, strict=True)]
+    return [
+        Job(str(image), image, annotate / name) for image, name in zip(images, names, strict=True)
+    ]
 
 
-def _detect(url: str, jobs: list[Job], options: Options, out: Path | None, concurrency: int) -> int:
+def _detect(
+    client: AsyncClient, jobs: list[Job], options: Options, out: Path | None, concurrency: int
+) -> int:
     """Sends all images, shows or stores what comes back, lists what failed; the exit code."""
     failed: list[Outcome] = []
     code = 0
     try:
-        _run(url, jobs, options, out, concurrency, failed)
+        _run(client, jobs, options, out, concurrency, failed)
     except KeyboardInterrupt:
         kept = "" if out is None else f"; {out} has the images that were done"
         typer.echo(f"stopped{kept}", err=True)
@@ -136,7 +160,7 @@ def _detect(url: str, jobs: list[Job], options: Options, out: Path | None, concu
 
 
 def _run(
-    url: str,
+    client: AsyncClient,
     jobs: list[Job],
     options: Options,
     out: Path | None,
@@ -156,14 +180,14 @@ def _run(
             if outcome.failure is not None:
                 failed.append(outcome)
 
-        in_order = InOrder(deliver)
+        in_order = InOrder(jobs, deliver)
 
-        def put(index: int, outcome: Outcome) -> None:
-            in_order.put(index, outcome)
+        async def put(outcome: Outcome) -> None:
+            in_order.put(outcome)
             progress.advance()
 
         try:
-            asyncio.run(_send_all(url, jobs, options, concurrency, put))
+            asyncio.run(_send_all(client, jobs, options, concurrency, put))
         finally:
             in_order.flush()
     if out is not None:
@@ -171,16 +195,16 @@ def _run(
 
 
 async def _send_all(
-    url: str,
+    client: AsyncClient,
     jobs: list[Job],
     options: Options,
     concurrency: int,
-    put: Callable[[int, Outcome], None],
+    put: Callable[[Outcome], Awaitable[None]],
 ) -> None:
-    async with AsyncClient(url) as client:
-        await detect_all(client, jobs, options, concurrency, put)
+    async def each() -> AsyncIterator[Job]:
+        for job in jobs:
+            yield job
 
-
-def _give_up(error: Exception) -> NoReturn:
-    typer.echo(f"clq-client: {printable(error)}", err=True)
-    raise typer.Exit(2) from error
+    async with client:
+        await client.ready()  # a service that is not there is told at once
+        await detect_all(client, each(), options, Pace(concurrency, PATIENCE_S), concurrency, put)

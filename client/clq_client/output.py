@@ -4,9 +4,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -33,12 +34,12 @@ class Tables:
         if outcome.result is None:
             return
         if self._console is None:
-            sys.stdout.write("\n".join(plain_lines(outcome.image, outcome.result)) + "\n")
+            sys.stdout.write("\n".join(plain_lines(outcome.job.key, outcome.result)) + "\n")
         else:
-            self._console.print(_table(outcome.image, outcome.result))
+            self._console.print(_table(outcome.job.key, outcome.result))
 
 
-def plain_lines(image: Path, result: DetectResult) -> list[str]:
+def plain_lines(image: str, result: DetectResult) -> list[str]:
     """A headline, then one line for each detection: score, label, x1 y1 x2 y2."""
     width = max((len(d.label) for d in result.detections), default=0)
     return [_headline(image, result)] + [
@@ -79,14 +80,19 @@ class JsonLines:
             self._beside.unlink(missing_ok=True)
 
 
-def json_line(outcome: Outcome) -> str:
-    """{"path", "ok": true, members of the result} or {"path", "ok": false, "error"}.
+def json_line(outcome: Outcome, more: Mapping[str, object] = MappingProxyType({})) -> str:
+    """{"path", "ok": true, members of the result} or {"path", "ok": false, "error"}, and `more`.
 
     An image whose annotated copy alone failed is ok: its detections are complete.
     """
-    line: dict[str, object] = {"path": str(outcome.image), "ok": outcome.result is not None}
+    line: dict[str, object] = {"path": outcome.job.key, "ok": outcome.result is not None}
+    line |= more
+    if outcome.job.frame is not None:
+        line["frame"] = asdict(outcome.job.frame)
     if outcome.result is not None:
         line |= outcome.result.to_dict()
+        if outcome.failure is not None:
+            line["not_annotated"] = outcome.failure.reason
     elif outcome.failure is not None:
         line["error"] = outcome.failure.error
     return json.dumps(line, allow_nan=False)
@@ -123,29 +129,32 @@ class ProgressBar:
     def summary(self) -> str:
         """E.g. "40 images in 2.1 s (19.0 img/s)"."""
         took_s = max(time.monotonic() - self._start_s, 1e-6)
-        return f"{_count(self._done, 'image')} in {took_s:.1f} s ({self._done / took_s:.1f} img/s)"
+        return (
+            f"{count_of(self._done, 'image')} in {took_s:.1f} s ({self._done / took_s:.1f} img/s)"
+        )
 
 
 def failure_lines(failed: Sequence[Outcome], total: int) -> list[str]:
     """A headline and one line for each failure."""
-    lines = [f"{len(failed)} of {_count(total, 'image')} failed:"]
+    lines = [f"{len(failed)} of {count_of(total, 'image')} failed:"]
     for outcome in failed:
         reason = outcome.failure.reason if outcome.failure else ""
-        lines.append(f"  {printable(outcome.image)}: {printable(reason)}")
+        lines.append(f"  {printable(outcome.job.key)}: {printable(reason)}")
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
+    """E.g. "1 image", "2 images"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _headline(image: Path, result: DetectResult) -> str:
+def _headline(image: str, result: DetectResult) -> str:
     size = f"{result.image.width}x{result.image.height}"
-    found = _count(len(result.detections), "detection")
+    found = count_of(len(result.detections), "detection")
     return f"{printable(image)}  {size}  {found}  {result.timing_ms.total:.0f} ms"
 
 
-def _table(image: Path, result: DetectResult) -> Table:
+def _table(image: str, result: DetectResult) -> Table:
     table = Table(title=Text(_headline(image, result)), title_justify="left")
     table.add_column("score", justify="right")
     table.add_column("label")

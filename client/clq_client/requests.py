@@ -15,6 +15,7 @@ from clq_client.results import DetectResult, Fields, Label, ModelInfo, model_inf
 from clq_client.retry import retry_after_s
 from clq_client.settings import ClientSettings
 
+_MOST_MS = 999_999_999  # what fits the header; 11 days
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -39,7 +40,7 @@ class Request:
         if self.content is not None:
             # The service looks at the bytes, so there is no type to guess and no name to leak.
             headers["Content-Type"] = "application/octet-stream"
-            headers["X-Request-Timeout-Ms"] = str(max(1, int(timeout_s * 1000)))
+            headers["X-Request-Timeout-Ms"] = str(max(1, int(min(timeout_s * 1000, _MOST_MS))))
             if settings.priority is not None:
                 headers["X-Priority"] = settings.priority
         return headers
@@ -88,9 +89,21 @@ def detect_request(
     if max is not None:
         params.append(("max", str(max)))
     if classes is not None:
-        params.append(("classes", _class_list(classes)))
+        check_classes(classes)
+        params.append(("classes", ",".join(classes)))
     path = f"{settings.model_path}/detect"
     return Request("POST", path, tuple(params), content, traceparent)
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """Raises ValueError for classes that cannot be sent."""
+    if isinstance(classes, str):
+        raise ValueError(f"classes: {classes!r} is one string; accepted: a list of names")
+    for name in classes or ():
+        if not name or "," in name:
+            raise ValueError(f"classes: {name!r} cannot be sent; accepted: names without commas")
+    if classes is not None and not classes:
+        raise ValueError("classes: the list is empty; accepted: None for all, or some names")
 
 
 def parse_detect(answer: Answer) -> DetectResult:
@@ -134,17 +147,6 @@ def error_of(answer: Answer, request: Request) -> ClqError:
         request_id=_request_id(answer, request, problem),
         retry_after_s=retry_after_s(answer.headers.get("retry-after")),
     )
-
-
-def _class_list(classes: Sequence[str]) -> str:
-    if isinstance(classes, str):
-        raise ValueError(f"classes: {classes!r} is one string; accepted: a list of names")
-    for name in classes:
-        if not name or "," in name:
-            raise ValueError(f"classes: {name!r} cannot be sent; accepted: names without commas")
-    if not classes:
-        raise ValueError("classes: the list is empty; accepted: None for all, or some names")
-    return ",".join(classes)
 
 
 @contextmanager

@@ -47,6 +47,11 @@ def should_retry(error: ClqError) -> bool:
     """Whether the same request may do better later."""
     if error.retry_after_s is not None and error.retry_after_s > LONGEST_RETRY_AFTER_S:
         return False
+    return is_passing(error)
+
+
+def is_passing(error: ClqError) -> bool:
+    """Whether the error is about this moment, not about the request."""
     return isinstance(error, ConnectionFailed) or error.status in RETRIED_STATUSES
 
 
@@ -55,7 +60,8 @@ def backoff_s(attempt: int, asked_s: float | None) -> float:
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    jitter_s = random.uniform(0.0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)))
+    longest_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 20))
+    jitter_s = random.uniform(0.0, longest_s)
     return jitter_s + (asked_s or 0.0)
 
 

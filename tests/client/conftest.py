@@ -3,18 +3,24 @@
 It stands in for the service, which has its own tests; nothing of the client is replaced.
 """
 
+import functools
 import hashlib
+import importlib.util
 import io
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
 DIGEST = "sha256:" + "ab" * 32
 LABELS = ["button", "text field"]
@@ -51,6 +57,8 @@ class Peer:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.detect_steps: list[Step] = []  # the same, for images alone
+        self.digest = DIGEST
         self.seen: list[Seen] = []
         self.slow_s: dict[bytes, float] = {}  # sent bytes -> delay of their answer
         self.refused: dict[bytes, Step] = {}  # sent bytes -> their answer
@@ -90,8 +98,9 @@ class Peer:
             if seen.path.endswith("/detect"):
                 if seen.body in self.refused:
                     return self.refused[seen.body]
-                if self.steps:
-                    return self.steps.pop(0)
+                for steps in (self.steps, self.detect_steps):
+                    if steps:
+                        return steps.pop(0)
                 return Step(delay_s=self.slow_s.get(seen.body, 0.0))
             if seen.path in ("/readyz", "/v1/models") or seen.path.endswith("/labels"):
                 return self.steps.pop(0) if self.steps else Step()
@@ -132,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         if step.cut == "before":
             self.close_connection = True
             return
-        data = step.body if step.body is not None else _honest(seen)
+        data = step.body if step.body is not None else _honest(seen, self.server.peer.digest)
         if data is None:
             step = Peer.problem_step(422, "corrupt")
             data = step.body or b""
@@ -167,12 +176,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _honest(seen: Seen) -> bytes | None:
+def _honest(seen: Seen, digest: str = DIGEST) -> bytes | None:
     """What a service with a very simple model answers; None for bytes that are no image."""
     if seen.path == "/readyz":
         return json.dumps({"status": "ready"}).encode()
     if seen.path == "/v1/models":
-        model = {"name": "fake", "version": 3, "digest": DIGEST, "classes": LABELS}
+        model = {"name": "fake", "version": 3, "digest": digest, "classes": LABELS}
         return json.dumps({"models": [model]}).encode()
     if seen.path.endswith("/labels"):
         items = [{"class_id": i, "label": name, "category_id": i} for i, name in enumerate(LABELS)]
@@ -249,3 +258,43 @@ def _png_of(width: int, height: int, grey: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), (grey, grey, grey)).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the service's own tests: 32 px cells, classes red, green and blue."""
+    return _serve_fixtures().build_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def service(tiny_bundle: Path) -> Iterator[str]:
+    """Base URL of the real service, in a thread of this process."""
+    fixtures = _serve_fixtures()
+    with fixtures.running(fixtures.Settings(bundle=tiny_bundle, threads=1), None) as url:
+        yield url
+
+
+@functools.cache
+def _serve_fixtures() -> ModuleType:
+    path = Path(__file__).parents[1] / "serve" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("serve_fixtures", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def clq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """clq(*arguments, stdin=b""): the command in tmp_path, in this process: that is faster."""
+    from clq_client.commands import app
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.chdir(tmp_path)
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,88 @@
+"""How many images are on the way at once: what the service takes, found by trying.
+
+Additive increase, multiplicative decrease, as in TCP (RFC 5681): one more for each round that goes
+well, half after a refusal.  A service that is gone is asked by one image at a time.
+"""
+
+import asyncio
+import time
+from types import TracebackType
+
+from clq_client.errors import ClqError, ConnectionFailed
+
+FIRST_LIMIT = 4
+
+
+class ServiceGone(Exception):
+    """No image has ended for too long, though all the time some were tried."""
+
+    def __init__(self, error: ClqError, patience_s: float) -> None:
+        super().__init__(f"no result for {patience_s:g} s; the last reason: {error}")
+        self.error = error
+
+
+class Pace:
+    """Slots for `async with`: `limit` of them, between 1 and `most`.
+
+    patience_s  how long no image may end before the service counts as gone
+    """
+
+    def __init__(self, most: int, patience_s: float) -> None:
+        self.limit = float(min(FIRST_LIMIT, most))
+        self._most = most
+        self._patience_s = patience_s
+        self._in_flight = 0
+        self._failures_in_row = 0
+        self._slower_since_s = 0.0
+        self._alive_s = time.monotonic()
+        self._paused_until_s = 0.0
+        self._changed = asyncio.Condition()
+
+    async def __aenter__(self) -> float:
+        """Waits for a slot; the time at which it was given."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._in_flight < int(self.limit))
+            self._in_flight += 1
+        try:
+            while (wait_s := self._paused_until_s - time.monotonic()) > 0:
+                await asyncio.sleep(wait_s)
+        except asyncio.CancelledError:
+            self._in_flight -= 1
+            raise
+        return time.monotonic()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._in_flight -= 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    def answered(self) -> None:
+        """An image has ended: its result, or the service's word that it will never have one."""
+        self._alive_s = time.monotonic()
+        self._failures_in_row = 0
+        self.limit = min(self.limit + 1.0 / self.limit, float(self._most))
+
+    def failed(self, error: ClqError, sent_s: float) -> None:
+        """An image could not be sent now; `sent_s` is when its slot was given.
+
+        Raises ServiceGone where the patience is at its end.
+        """
+        now_s = time.monotonic()
+        if now_s - self._alive_s > self._patience_s:
+            raise ServiceGone(error, self._patience_s) from error
+        self._failures_in_row += 1
+        if error.retry_after_s is not None:
+            rest_s = self._patience_s - (now_s - self._alive_s)
+            asked_s = min(error.retry_after_s, rest_s)
+            self._paused_until_s = max(self._paused_until_s, now_s + asked_s)
+        if isinstance(error, ConnectionFailed):  # a cut says nothing about load; many in a row do
+            if self._failures_in_row > self.limit:
+                self.limit = 1.0
+        elif sent_s > self._slower_since_s:  # once for all that was on the way at that time
+            self._slower_since_s = now_s
+            self.limit = max(1.0, self.limit / 2)
