@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 
 from clq_client.errors import ClqError, ConnectionFailed
+from clq_client.retry import backoff_s
 
 FIRST_LIMIT = 4
 
@@ -67,8 +68,11 @@ class Pace:
         self._failures_in_row = 0
         self.limit = min(self.limit + 1.0 / self.limit, float(self._most))
 
-    def failed(self, error: ClqError, sent_s: float) -> None:
-        """An image could not be sent now; `sent_s` is when its slot was given.
+    def failed(self, error: ClqError, sent_s: float) -> float:
+        """How long an image that could not be sent now waits; `sent_s` is when it had its slot.
+
+        The wait grows with the rounds in which nothing went well, not with the image's own
+        attempts: one that is unlucky beside a healthy service need not wait long.
 
         Raises ServiceGone where the patience is at its end.
         """
@@ -86,3 +90,5 @@ class Pace:
         elif sent_s > self._slower_since_s:  # once for all that was on the way at that time
             self._slower_since_s = now_s
             self.limit = max(1.0, self.limit / 2)
+        rounds = int(self._failures_in_row / self.limit)
+        return backoff_s(1 + rounds, None)  # Retry-After is waited for with the slot

@@ -19,7 +19,7 @@ from clq_client.errors import (
 )
 from clq_client.pace import Pace
 from clq_client.results import DetectResult
-from clq_client.retry import backoff_s, is_passing
+from clq_client.retry import is_passing
 
 MOST_ATTEMPTS = 10  # that the service was alive for; an image that always kills it ends here
 MOST_BYTES = 64 * 2**20  # the service takes 20 MiB unless it is told otherwise
@@ -213,9 +213,9 @@ async def _result(
             if not is_passing(error) and not isinstance(error, DeadlineExceeded):
                 pace.answered()
                 raise
-            pace.failed(error, sent_s)
+            wait_s = pace.failed(error, sent_s)
             waiting(error)
-            await asyncio.sleep(backoff_s(sent, None))  # Retry-After is the pace's, for all images
+            await asyncio.sleep(wait_s)
             broke = isinstance(error, ConnectionFailed) or error.status not in (429, 503)
             counted += broke and await _is_ready(client)
             if counted >= MOST_ATTEMPTS:
