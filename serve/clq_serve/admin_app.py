@@ -2,6 +2,8 @@
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clq_serve import (
     __version__,
@@ -11,6 +13,9 @@ from clq_serve import (
     routes_oip_control,
     routes_probes,
 )
+from clq_serve.auth import KeyGuard, admin_scopes
+from clq_serve.errors import Forbidden
+from clq_serve.keys import Keys
 from clq_serve.metrics import CONTENT_TYPE
 from clq_serve.request_log import RequestLog
 from clq_serve.routes_info import service_of
@@ -19,8 +24,29 @@ from clq_serve.service import DetectService
 router = APIRouter()
 
 
-def create_admin_app(service: DetectService) -> FastAPI:
-    """The admin application of a service that runs already, for a listener of its own."""
+class NoPages:
+    """ASGI middleware that refuses what a page in a browser sends.
+
+    A page from anywhere can send requests to the loopback address of whoever looks at it; browsers
+    mark those that could change something with an Origin, and no tool of an operator does.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "origin" in Headers(scope=scope):
+            err = Forbidden("the admin listener takes no requests from pages in a browser")
+            await problems.serve_problem(Request(scope), err)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def create_admin_app(service: DetectService, keys: Keys | None = None) -> FastAPI:
+    """The admin application of a service that runs already, for a listener of its own.
+
+    keys  those of the public application; None = who reaches the listener may do everything
+    """
     app = FastAPI(
         title="CLQ admin",
         version=__version__,
@@ -29,6 +55,9 @@ def create_admin_app(service: DetectService) -> FastAPI:
     )
     app.state.service = service
     app.state.model_control = True
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys, scopes_of=admin_scopes)
+    app.add_middleware(NoPages)
     app.add_middleware(RequestLog)
     problems.install(app)
     app.include_router(router)

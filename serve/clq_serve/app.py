@@ -17,7 +17,9 @@ from clq_serve import (
     routes_oip_control,
     routes_probes,
 )
+from clq_serve.auth import KeyGuard, public_scopes
 from clq_serve.cache import AnswerCache
+from clq_serve.keys import Keys
 from clq_serve.models import ModelStore
 from clq_serve.oip_stats import InferenceStats
 from clq_serve.request_log import RequestLog
@@ -56,6 +58,9 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     app.state.inference_stats = InferenceStats()
     app.state.model_control = settings.public_model_control
     app.state.cache = AnswerCache(settings.response_cache_bytes)
+    app.state.keys = Keys(settings.keys) if settings.keys else None
+    if app.state.keys is not None:
+        app.add_middleware(KeyGuard, keys=app.state.keys, scopes_of=public_scopes)
     app.add_middleware(RequestLog)
     problems.install(app)
     app.include_router(routes_detect.router)

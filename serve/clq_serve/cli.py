@@ -10,12 +10,16 @@ import typer
 from clq_serve import __version__
 from clq_serve.errors import ClqServeError
 
+keys_app = typer.Typer(no_args_is_help=True, help="Make API keys.")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Serve a CLQ detector over HTTP.",
 )
+
+
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:
@@ -87,6 +91,19 @@ def settings() -> None:
     from clq_serve.configuration import template
 
     typer.echo(template(), nl=False)
+
+
+@keys_app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Who will use it, e.g. camera-7.")],
+    scope: Annotated[list[str] | None, typer.Option(help="infer, metrics or admin.")] = None,
+) -> None:
+    """Print a new API key, once, and the entry for the file that the setting `keys` names."""
+    from clq_serve.keys import new_key, scopes_of
+
+    key, entry = new_key(name, scopes_of(scope or ["infer"]))
+    typer.echo(f"key, shown only now: {key}", err=True)
+    typer.echo(entry)
 
 
 @app.command()

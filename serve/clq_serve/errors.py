@@ -7,6 +7,8 @@ ClqServeError
 └── ServeError             one request gets a problem answer with `status` and `code`
     ├── BadRequest         400  no image, an empty body, a malformed or ambiguous form
     ├── BadInferRequest    400  a request of the Open Inference Protocol is malformed
+    ├── NoKey              401  no API key, or one that is not known
+    ├── WrongScope         403  the API key is not good for this
     ├── Forbidden          403  not allowed here, whoever asks
     ├── UnknownModel       404  no model of that name or version is loaded
     ├── ModelBusy          409  the model is being loaded already
@@ -18,6 +20,8 @@ ClqServeError
     ├── UnsupportedEncoding 415 the body is compressed in a way that is not accepted
     ├── BadParameter       422  a query parameter is unknown, repeated or out of range
     ├── ModelRefused       422  a bundle that must not be served; what was loaded stays
+    ├── KeyOverRate        429  the API key makes more requests a second than it may
+    ├── KeyBusy            429  as many requests with the API key are inside as may be
     ├── ClientLeft         499  nobody is waiting for the answer any more (seen in the log only)
     ├── Unavailable        503  too many requests are pending, or too long a queue
     │   └── EngineDown     503  the engine that should answer does not work
@@ -57,6 +61,7 @@ class ServeError(ClqServeError):
     status, code, title   fixed per kind; `code` is the stable word that programs may branch on
     detail                one sentence for a person: what was wrong, the value, what is accepted
     extra                 further members of the problem, e.g. `limit` and `observed`
+    more_headers          of this answer, beside those of the kind
     """
 
     status: ClassVar[int] = 500
@@ -65,12 +70,18 @@ class ServeError(ClqServeError):
     headers: ClassVar[dict[str, str]] = {}  # of every answer of the kind
 
     def __init__(
-        self, detail: str, *, code: str = "", extra: dict[str, Extra] | None = None
+        self,
+        detail: str,
+        *,
+        code: str = "",
+        extra: dict[str, Extra] | None = None,
+        more_headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
         self.extra: dict[str, Extra] = extra or {}
+        self.more_headers: dict[str, str] = more_headers or {}
 
 
 class BadRequest(ServeError):
@@ -83,6 +94,30 @@ class BadInferRequest(ServeError):
     status = 400
     code = "bad_infer_request"
     title = "Bad inference request"
+
+
+class NoKey(ServeError):
+    status = 401
+    code = "no_key"
+    title = "An API key is needed"
+
+
+class WrongScope(ServeError):
+    status = 403
+    code = "wrong_scope"
+    title = "The API key is not good for this"
+
+
+class KeyOverRate(ServeError):
+    status = 429
+    code = "key_over_rate"
+    title = "Too many requests a second with this API key"
+
+
+class KeyBusy(ServeError):
+    status = 429
+    code = "key_busy"
+    title = "Too many requests at a time with this API key"
 
 
 class Forbidden(ServeError):

@@ -60,7 +60,7 @@ def serve_problem(request: Request, err: ServeError) -> Response:
         title=err.title,
         detail=err.detail,
         extra=err.extra,
-        headers=err.headers,
+        headers={**err.headers, **err.more_headers},
     )
 
 

@@ -28,6 +28,8 @@ from clq_serve.service import DetectService
 from clq_serve.settings import Settings
 from clq_serve.slow_clients import ConnectionLimits, GuardedConnection, look_at_all
 
+log = logging.getLogger(__name__)
+
 
 def serve(settings: Settings) -> None:
     """Answers requests until SIGTERM or SIGINT, then finishes those in progress.
@@ -35,18 +37,19 @@ def serve(settings: Settings) -> None:
     Raises SettingsError if an address cannot be listened on, BundleError if the model must not be
     served; both before any request is accepted.
     """
+    _set_up_logging(settings)
     typer.echo(f"settings: {shown(settings)}")
     with contextlib.ExitStack() as listeners:
         public = listeners.enter_context(_listen("", settings.host, settings.port))
         admin = None
         if settings.admin:
+            _warn_if_open(settings)
             address = ("admin_", settings.admin_host, settings.admin_port)
             admin = listeners.enter_context(_listen(*address))
         models = ModelStore.open(settings)
         for model in models.all():
             _print_model(model)
         app = create_app(settings, models)
-        _set_up_logging(settings)
         _PublicServer(app, settings, admin).run(sockets=[public])
 
 
@@ -118,7 +121,8 @@ class _PublicServer(_GuardedServer):
             return
         assert sockets is not None
         if self._admin_socket is not None:
-            admin = _AdminServer(create_admin_app(self._app.state.service), self._settings, "off")
+            admin_app = create_admin_app(self._app.state.service, self._app.state.keys)
+            admin = _AdminServer(admin_app, self._settings, "off")
             task = asyncio.create_task(admin.serve(sockets=[self._admin_socket]))
             self._admin = (admin, task)
             typer.echo(f"admin: {_url(self._admin_socket)}/metrics")
@@ -159,6 +163,14 @@ def _listen(prefix: str, host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {err.strerror or err}; "
             f"choose others with {flags}"
         ) from err
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if settings.keys is None and settings.admin_host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning(
+            "admin_host=%s without keys: whoever reaches it may load and unload models; set keys",
+            settings.admin_host,
+        )
 
 
 def _url(listener: socket.socket) -> str:

@@ -127,6 +127,8 @@ class Settings(BaseModel):
     """After SIGTERM: how long the service is not ready but still accepts requests, until the load
     balancer has noticed; then the requests inside are finished, which takes `request_timeout_s` at
     most.  A second signal ends the process at once."""
+    keys: Path | None = None
+    """TOML file of API keys, made by `clq-serve keys new`; without it everybody may ask."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
 

@@ -280,7 +280,7 @@ def test_every_problem_code_is_explained_on_the_documentation_page(server: str) 
     never_sent = {"bad_request", "client_left"}  # a base word; the client has gone
     extra = {"empty_body", "missing_image", "several_images", "unknown_field", "bad_form"}
     extra |= {"too_many_images", "bad_json", "bad_encoding"}
-    extra |= {"draining", "not_found", *slow_clients.DETAILS}
+    extra |= {"draining", "not_found", "unknown_key", *slow_clients.DETAILS}
     for code in (all_codes(ServeError) - never_sent) | extra:
         assert f'id="{code}"' in page, code
 
