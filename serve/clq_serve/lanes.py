@@ -41,7 +41,7 @@ RECENT = 100  # batches that are remembered
 
 _REFUSED_FULL = "the queue is full ({0.limit_name}={0.limit:g}); try again later"
 _REFUSED = {
-    "deadline": "an image would wait for about {0.observed:g} s, and has {0.limit:g} s; try later"
+    "deadline": "an image would take about {0.observed:g} s now, and has {0.limit:g} s; try later"
 }
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Hashable
 
 RECENT_RUNS = 16  # of one model
-RECENT_BATCHES = 64  # of all models
+RECENT_BATCHES = 16  # of all models; few, because a machine's speed changes with its other work
 MODELS = 64  # the one not heard of for longest is forgotten
 
 
@@ -35,7 +35,7 @@ class Pace:
         """The run time of that many pixels at the slowest recent pace; 0 while it is unknown."""
         return max(self._per_pixel.get(model, (0.0,))) * pixels
 
-    def images_per_lane_s(self) -> float:
-        """Images that one busy lane finishes a second, lately; 0 while nothing has run."""
-        seconds = sum(run_s for _, run_s in self._batches)
-        return sum(images for images, _ in self._batches) / seconds if seconds > 0 else 0.0
+    def lane_s_per_image(self) -> float:
+        """How long a busy lane takes for one image, lately; 0 while nothing has run."""
+        images = sum(images for images, _ in self._batches)
+        return sum(run_s for _, run_s in self._batches) / images if images else 0.0

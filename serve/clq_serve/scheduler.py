@@ -34,6 +34,9 @@ from clq_serve.pace import Pace
 
 INTERACTIVE_PER_BULK = 4
 BULK_SHARE = 0.75  # of each limit of the queue; the rest is for interactive only
+# An image is admitted if it would be done in this part of its time: an estimate that is a little
+# too good would otherwise fill the queue with images which all run out of time just before the end.
+PART_OF_DEADLINE = 0.8
 
 W = TypeVar("W")  # what the driver attaches to a job
 Shape = tuple[int, int]  # padded height, width
@@ -197,9 +200,9 @@ class Scheduler(Generic[W]):
             # The first image is admitted whatever its size, or a small limit would refuse for good.
             if observed > limit * share and held.images > 0:
                 return Refusal(name, limit, observed)
-        wait_s = self.wait_s(priority)
-        if held.images > 0 and now + wait_s > deadline_s:
-            return Refusal("deadline", round(deadline_s - now, 3), round(wait_s, 3))
+        done_s, given_s = self.done_in_s(priority), deadline_s - now
+        if held.images > 0 and done_s > PART_OF_DEADLINE * given_s:
+            return Refusal("deadline", round(given_s, 3), round(done_s, 3))
         return None
 
     def admit(self, job: Job[W]) -> None:
@@ -390,18 +393,22 @@ class Scheduler(Generic[W]):
 
     def drain_rate(self) -> float:
         """Images a second that the lanes which are up finish when they are busy; 0 = unknown."""
-        return self.pace.images_per_lane_s() * self.lanes_up
+        each_s = self.pace.lane_s_per_image()
+        return self.lanes_up / each_s if each_s > 0 else 0.0
 
-    def wait_s(self, priority: Priority) -> float:
-        """How long a new image would wait for a lane, estimated; 0 while nothing is known."""
+    def done_in_s(self, priority: Priority) -> float:
+        """When a new image would be done, estimated; 0 while nothing is known."""
+        each_s = self.pace.lane_s_per_image()
+        if not self.lanes_up:
+            return 0.0
         ahead = self._held[Priority.INTERACTIVE].images
         bulk = self._held[Priority.BULK].images
         if priority is Priority.BULK:
             ahead += bulk
         else:
             ahead += min(bulk, ahead // INTERACTIVE_PER_BULK)
-        rate = self.drain_rate()
-        return ahead / rate if rate > 0 else 0.0
+        half_done = sum(len(lane.running.jobs) for lane in self._lanes if lane.running) / 2
+        return each_s * ((ahead + half_done) / self.lanes_up + 1)
 
     # 6. private
 

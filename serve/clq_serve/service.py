@@ -196,7 +196,8 @@ class DetectService:
         finally:
             watcher.cancel()
             self.lanes.leave(job)
-            answer.cancel()
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # or asyncio logs that nobody asked for it
             self.metrics.queue_depth(*self.lanes.held())
         total_s = time.monotonic() - (call.deadline_s - call.timeout_s)
         return self._outcome(decoded, given, total_s, call.model)

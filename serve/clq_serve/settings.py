@@ -60,7 +60,7 @@ class Settings(BaseModel):
     device: str = "cpu"
     """Where models run: `cpu`, or `cuda:N`, `tensorrt:N` or `plan:N` with the number of a GPU,
     several by commas; see docs/models.md."""
-    sessions_per_device: Annotated[int, Field(ge=1)] | None = None
+    sessions_per_device: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Engines of each model on each device, which run at the same time; without it one of one
     thread for each of `threads` on the CPU, and one on a GPU."""
     wide_session: bool = True

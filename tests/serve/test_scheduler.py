@@ -393,17 +393,17 @@ def test_bulk_cannot_fill_the_part_of_the_queue_that_is_for_interactive() -> Non
     assert scheduler.refusal(Priority.INTERACTIVE, 1, 1, 100.0, 0.0) is None
 
 
-def test_an_image_is_refused_when_it_would_wait_beyond_its_deadline() -> None:
+def test_an_image_is_refused_when_it_would_not_be_done_by_its_deadline() -> None:
     scheduler: Scheduler[str] = Scheduler(policy(lanes=2))
     scheduler.pace.ran("m", 1, 100, 2.0, alone=False)
     for index in range(4):
         waiting(scheduler, str(index))
     assert scheduler.drain_rate() == 1.0  # two lanes, two seconds each
-    assert scheduler.wait_s(Priority.INTERACTIVE) == 4.0
-    assert scheduler.refusal(Priority.INTERACTIVE, 1, 1, 4.5, 0.0) is None
-    refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 3.5, 0.0)
+    assert scheduler.done_in_s(Priority.INTERACTIVE) == 6.0  # four before it, and itself
+    assert scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.6, 0.0) is None
+    refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.4, 0.0)  # 6 s are 81 % of it
     assert refusal is not None
-    assert (refusal.limit_name, refusal.limit, refusal.observed) == ("deadline", 3.5, 4.0)
+    assert (refusal.limit_name, refusal.limit, refusal.observed) == ("deadline", 7.4, 6.0)
 
 
 @pytest.mark.parametrize("size", [2, 3])
