@@ -1,5 +1,6 @@
 """The HTTP application: what it is made of and how errors leave it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,6 +57,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.inference_stats = InferenceStats()
+    app.state.large_json = asyncio.Lock()
     app.state.model_control = settings.public_model_control
     app.state.cache = AnswerCache(settings.response_cache_bytes)
     app.state.keys = Keys(settings.keys) if settings.keys else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from clq_serve.errors import BadInferRequest, BodyTooLarge
 
@@ -45,9 +45,12 @@ _JSON_LEAVES: dict[str, set[type]] = {
     "FP64": {int, float},
     "BYTES": {str},
 }
-MAX_JSON_BYTES = 8 * 2**20  # parsed JSON takes up to 25 times as much memory as its text
+MAX_JSON_VALUES = 2_000_000  # an object in memory each: this many take up to 200 MB, for a moment
+MAX_ELEMENTS = 2**16  # of a BYTES tensor
+_MAX_TENSORS = 16  # and as many named outputs
 _MAX_RANK = 8
 _MAX_SIDE = 2**31 - 1
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +94,15 @@ class InferRequest:
     binary: bool
 
 
-class _Part(BaseModel):
-    # Clients send members of their own and null for what they leave out; Triton ignores both.
-    model_config = ConfigDict(strict=True, extra="ignore")
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """An input as its JSON describes it."""
 
-
-class _Input(_Part):
     name: str
-    shape: list[int] = Field(max_length=_MAX_RANK)
     datatype: str
-    parameters: Parameters | None = None
-    data: Any = None
-
-
-class _Output(_Part):
-    name: str
-    parameters: Parameters | None = None
-
-
-class _Request(_Part):
-    id: str | None = None
-    parameters: Parameters | None = None
-    inputs: list[_Input]
-    outputs: list[_Output] | None = None
+    shape: list[int]
+    size: int | None  # binary_data_size
+    data: Any
 
 
 def parse_json_length(header: str | None, body_bytes: int) -> int | None:
@@ -131,33 +120,50 @@ def parse_json_length(header: str | None, body_bytes: int) -> int | None:
 def read_infer_request(body: bytes, json_length: int | None) -> InferRequest:
     """The request in `body`, whose first json_length bytes (None: all) are JSON.
 
-    Raises BadInferRequest; BodyTooLarge when there is more than MAX_JSON_BYTES of JSON.
+    Members that the protocol does not have are ignored, and null is as if it were not there.
+
+    Raises BadInferRequest; BodyTooLarge when there are more than MAX_JSON_VALUES in the JSON.
     """
-    text = body if json_length is None else body[:json_length]
-    if len(text) > MAX_JSON_BYTES:
-        raise BodyTooLarge(
-            f"the request has {len(text)} bytes of JSON; {MAX_JSON_BYTES} are accepted: send large "
-            "tensors as binary data",
-            extra={"limit": MAX_JSON_BYTES, "observed": len(text)},
-        )
-    try:
-        parsed = _Request.model_validate_json(text)
-    except ValidationError as err:
-        raise BadInferRequest(_first_finding(err)) from None
-    tail = memoryview(body)[len(text) :]
+    tree = parse_object(body if json_length is None else body[:json_length])
+    request_id = tree.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise BadInferRequest("id is not a string")
+    parameters = _parameters(tree, "the request")
+    binary = _flag(parameters, "binary_data_output", False)
+    tail = memoryview(body)[len(body) if json_length is None else json_length :]
     inputs: list[Tensor] = []
-    for each in parsed.inputs:
-        tensor, used = _input_tensor(each, tail)
-        inputs.append(tensor)
-        tail = tail[used:]
+    for each in _objects(tree, "inputs"):
+        described = _describe(each)
+        size = described.size or 0
+        if not 0 <= size <= len(tail):
+            raise BadInferRequest(
+                f"input {described.name[:80]!r}: binary_data_size is {size}, but {len(tail)} bytes "
+                "are left of the body"
+            )
+        inputs.append(_decode(described, tail[:size]))
+        tail = tail[size:]
     if len(tail):
         raise BadInferRequest(f"{len(tail)} bytes follow the last binary tensor of the request")
-    parameters = parsed.parameters or {}
-    binary = _flag(parameters, "binary_data_output", False)
-    outputs = None
-    if parsed.outputs:
-        outputs = tuple(_wanted_output(each, binary) for each in parsed.outputs)
-    return InferRequest(parsed.id, parameters, tuple(inputs), outputs, binary)
+    outputs = tuple(_wanted_output(each, binary) for each in _objects(tree, "outputs"))
+    return InferRequest(request_id, parameters, tuple(inputs), outputs or None, binary)
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The JSON object that `text` is.  Raises BadInferRequest or BodyTooLarge."""
+    values = sum(map(text.count, (b",", b"[", b"{")))  # at least as many as there are
+    if values > MAX_JSON_VALUES:
+        raise BodyTooLarge(
+            f"the JSON of the request has about {values} values; {MAX_JSON_VALUES} are accepted: "
+            "send large tensors as binary data",
+            extra={"limit": MAX_JSON_VALUES, "observed": values},
+        )
+    try:
+        tree = _JSON.validate_json(text)
+    except ValidationError as err:
+        raise BadInferRequest(f"the request: {err.errors(include_input=False)[0]['msg']}") from None
+    if not isinstance(tree, dict):
+        raise BadInferRequest("the request is not a JSON object")
+    return tree
 
 
 def write_infer_response(
@@ -195,34 +201,68 @@ def bytes_array(elements: Sequence[bytes], shape: Sequence[int]) -> npt.NDArray[
     return array.reshape(shape)
 
 
-def _input_tensor(given: _Input, tail: memoryview) -> tuple[Tensor, int]:
-    """The tensor, and how many bytes of `tail`, where its binary data begin, are its own."""
-    where = f"input {given.name[:80]!r}"
-    if given.datatype not in DTYPES:
+def _objects(tree: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects `name` of a request; empty if it is not there."""
+    found = tree.get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise BadInferRequest(f"{name} is not an array of objects")
+    if len(found) > _MAX_TENSORS:
+        raise BadInferRequest(f"there are {len(found)} {name}; {_MAX_TENSORS} are accepted")
+    if not all(isinstance(each.get("name"), str) for each in found):
+        raise BadInferRequest(f"one of the {name} has no name, which is a string")
+    return found
+
+
+def _parameters(tree: dict[str, Any], where: str) -> Parameters:
+    found = tree.get("parameters")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise BadInferRequest(f"{where}: parameters is not an object")
+    for name, value in found.items():
+        if not isinstance(value, str | int | float):
+            raise BadInferRequest(
+                f"{where}: parameter {name[:80]!r} is not a string, number, true or false"
+            )
+    return found
+
+
+def _describe(tree: dict[str, Any]) -> _Described:
+    name: str = tree["name"]
+    datatype, shape, data = (tree.get(member) for member in ("datatype", "shape", "data"))
+    where = f"input {name[:80]!r}"
+    if not isinstance(datatype, str) or datatype not in DTYPES:
         raise BadInferRequest(
-            f"{where}: there is no datatype {given.datatype[:20]!r}; accepted: {', '.join(DTYPES)}"
+            f"{where}: there is no datatype {str(datatype)[:20]!r}; accepted: {', '.join(DTYPES)}"
         )
-    if not all(0 <= side <= _MAX_SIDE for side in given.shape):
-        raise BadInferRequest(f"{where}: a side of shape {given.shape} is not in 0..{_MAX_SIDE}")
-    parameters = given.parameters or {}
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
+        raise BadInferRequest(f"{where}: shape is not an array of {_MAX_RANK} sides at most")
+    if not all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape):
+        raise BadInferRequest(f"{where}: a side of its shape is not in 0..{_MAX_SIDE}")
+    parameters = _parameters(tree, where)
     if "shared_memory_region" in parameters:
         raise BadInferRequest(f"{where}: shared memory is not supported; send the data")
     size = parameters.get("binary_data_size")
-    if size is None:
-        if given.data is None:
-            raise BadInferRequest(f"{where}: has neither data nor binary_data_size")
-        return Tensor(given.name, given.datatype, _from_json(given, where), from_json=True), 0
-    if given.data is not None:
-        raise BadInferRequest(f"{where}: has data and binary_data_size; accepted: one of them")
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail):
+    if size is not None and type(size) is not int:
+        raise BadInferRequest(f"{where}: binary_data_size is not a whole number")
+    if (size is None) == (data is None):
         raise BadInferRequest(
-            f"{where}: binary_data_size is {str(size)[:40]}, but {len(tail)} bytes are left of the "
-            "body"
+            f"{where}: has {'neither' if size is None else 'both'} data and binary_data_size; "
+            "accepted: one of them"
         )
-    return Tensor(given.name, given.datatype, _from_bytes(given, tail[:size], where)), size
+    return _Described(name, datatype, shape, size, data)
 
 
-def _from_bytes(given: _Input, data: memoryview, where: str) -> npt.NDArray[Any]:
+def _decode(given: _Described, binary: memoryview) -> Tensor:
+    where = f"input {given.name[:80]!r}"
+    if given.size is None:
+        return Tensor(given.name, given.datatype, _from_json(given, where), from_json=True)
+    return Tensor(given.name, given.datatype, _from_bytes(given, binary, where))
+
+
+def _from_bytes(given: _Described, data: memoryview, where: str) -> npt.NDArray[Any]:
     count = math.prod(given.shape)
     if given.datatype == "BYTES":
         return _shaped(bytes_array(_split_elements(data, count, where), (-1,)), given, where)
@@ -238,10 +278,12 @@ def _from_bytes(given: _Input, data: memoryview, where: str) -> npt.NDArray[Any]
 
 
 def _split_elements(data: memoryview, count: int, where: str) -> list[bytes]:
-    """The elements of a BYTES tensor, each stored behind its length."""
+    """The `count` elements of a BYTES tensor, each stored behind its length."""
+    if count > MAX_ELEMENTS:
+        raise BadInferRequest(f"{where}: {count} elements; {MAX_ELEMENTS} are accepted")
     elements: list[bytes] = []
     at = 0
-    while at < len(data):
+    while at < len(data) and len(elements) <= count:
         start = at + 4
         at = start + int.from_bytes(data[at:start], "little")
         if start > len(data) or at > len(data):
@@ -250,11 +292,12 @@ def _split_elements(data: memoryview, count: int, where: str) -> list[bytes]:
             )
         elements.append(bytes(data[start:at]))
     if len(elements) != count:
-        raise BadInferRequest(f"{where}: {len(elements)} elements, but its shape has {count}")
+        more = " or more" if len(elements) > count else ""
+        raise BadInferRequest(f"{where}: {len(elements)}{more} elements, but its shape has {count}")
     return elements
 
 
-def _from_json(given: _Input, where: str) -> npt.NDArray[Any]:
+def _from_json(given: _Described, where: str) -> npt.NDArray[Any]:
     accepted = _JSON_LEAVES.get(given.datatype, {int})
     if not accepted:
         raise BadInferRequest(f"{where}: {given.datatype} has no JSON form; send binary data")
@@ -287,7 +330,7 @@ def _flatten(data: object, shape: list[int], where: str) -> list[Any]:
     return data
 
 
-def _shaped(array: npt.NDArray[Any], given: _Input, where: str) -> npt.NDArray[Any]:
+def _shaped(array: npt.NDArray[Any], given: _Described, where: str) -> npt.NDArray[Any]:
     try:
         return array.reshape(given.shape)
     except ValueError:  # an empty array with sides too large for numpy
@@ -301,15 +344,15 @@ def _to_bytes(tensor: Tensor) -> bytes:
     return b"".join(part for e in elements for part in (len(e).to_bytes(4, "little"), e))
 
 
-def _wanted_output(given: _Output, binary: bool) -> WantedOutput:
-    parameters = given.parameters or {}
-    where = f"output {given.name[:80]!r}"
+def _wanted_output(tree: dict[str, Any], binary: bool) -> WantedOutput:
+    where = f"output {tree['name'][:80]!r}"
+    parameters = _parameters(tree, where)
     if "shared_memory_region" in parameters:
         raise BadInferRequest(f"{where}: shared memory is not supported")
     count = parameters.get("classification", 0)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise BadInferRequest(f"{where}: classification is not a whole number, 0 or more")
-    return WantedOutput(given.name, _flag(parameters, "binary_data", binary), count)
+    return WantedOutput(tree["name"], _flag(parameters, "binary_data", binary), count)
 
 
 def _flag(parameters: Parameters, name: str, default: bool) -> bool:
@@ -317,10 +360,3 @@ def _flag(parameters: Parameters, name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise BadInferRequest(f"parameter {name} is not true or false")
     return value
-
-
-def _first_finding(err: ValidationError) -> str:
-    """The first finding of pydantic, without the value, which may be as large as the body."""
-    found = err.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in found["loc"])[:120]
-    return f"the request: {where}: {found['msg']}" if where else f"the request: {found['msg']}"

@@ -56,6 +56,7 @@ EXTENSIONS = (
     "schedule_policy",
     "statistics",
 )
+_SMALL_BYTES = 2**16  # of JSON that the event loop parses itself
 _LENGTH = "Inference-Header-Content-Length"
 
 
@@ -144,7 +145,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
         try:
             async with visit.receiving():
                 body = await read_body(request, service.settings.max_body_bytes)
-            asked = await _read(request, model, body, service.settings.max_body_bytes)
+                asked = await _read(request, model, body, service.settings.max_body_bytes)
             outcomes = await _run(request, service, visit, model, asked)
         except Exception:  # whatever it was; only counted here
             _stats(request).failed(model, time.perf_counter() - started)
@@ -164,7 +165,10 @@ async def _read(
         body = await asyncio.to_thread(inflate, body, coding, max_bytes)
     json_length = parse_json_length(request.headers.get(_LENGTH), len(body))
     if json_length != 0:
-        return read_infer_request(body, json_length)
+        if (len(body) if json_length is None else json_length) <= _SMALL_BYTES:
+            return read_infer_request(body, json_length)
+        async with request.app.state.large_json:  # one at a time: objects take far more than text
+            return await asyncio.to_thread(read_infer_request, body, json_length)
     # Length 0: the body is not JSON but the one element of the one input, e.g. an image file; its
     # parameters can only be in the query.
     if not model.takes_files:

@@ -4,7 +4,6 @@ They are on both listeners, because tritonclient knows one address only; on the 
 changes anything is refused unless the setting `public_model_control` is true.
 """
 
-import json
 import logging
 from typing import Any
 
@@ -14,6 +13,7 @@ from fastapi.responses import JSONResponse
 from clq_serve.bodies import read_body
 from clq_serve.errors import BadInferRequest, Forbidden
 from clq_serve.oip_models import repository_index, repository_name
+from clq_serve.oip_tensors import parse_object
 from clq_serve.routes_info import service_of
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
@@ -51,11 +51,9 @@ async def index(request: Request, repository: str = "") -> JSONResponse:
 async def load(request: Request, name: str, repository: str = "") -> JSONResponse:
     """Loads the newest version on disk, under both its names; answers when it is in use."""
     _check_allowed(request)
-    parameters = (await _body(request)).get("parameters") or {}
-    if parameters:
+    if (await _body(request)).get("parameters"):
         raise BadInferRequest(
-            f"load has parameters {sorted(parameters)[:5]}; accepted: none, because a model is "
-            "what its bundle in the repository says"
+            "load has parameters; accepted: none, because a model is what its bundle says"
         )
     store = service_of(request).models
     await store.load(repository_name(store, name))
@@ -125,14 +123,7 @@ def _check_allowed(request: Request) -> None:
 
 async def _body(request: Request) -> dict[str, Any]:
     """The JSON object in the body; an empty body is an empty object."""
-    text = await read_body(request, _MAX_BODY_BYTES)
-    try:
-        tree = json.loads(text or b"{}")
-    except (ValueError, RecursionError):
-        raise BadInferRequest("the body is not JSON") from None
-    if not isinstance(tree, dict) or not isinstance(tree.get("parameters") or {}, dict):
-        raise BadInferRequest("the body, or its member parameters, is not a JSON object")
-    return tree
+    return parse_object(await read_body(request, _MAX_BODY_BYTES) or b"{}")
 
 
 def _log_settings() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from clq_serve.errors import BadInferRequest, BodyTooLarge, UnsupportedEncoding
 from clq_serve.oip_compression import deflate, inflate, wanted_coding
 from clq_serve.oip_tensors import (
     DTYPES,
-    MAX_JSON_BYTES,
+    MAX_JSON_VALUES,
     Tensor,
     bytes_array,
     parse_json_length,
@@ -130,14 +130,21 @@ def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request() -> None
         (b"\xff\xfe", "JSON"),
         (b"[" * 100_000, "recursion"),
         (b'{"inputs":{}}', "inputs"),
-        (b'{"inputs":[{"name":1}]}', "inputs.0.name"),
+        (b'{"inputs":[{"name":1}]}', "no name"),
+        (b'{"inputs":[{}, 1]}', "array of objects"),
+        (b'{"inputs":[%s{}]}' % (b"{}," * 16), "17 inputs"),
         (b'{"id":3,"inputs":[]}', "id"),
-        (b'{"parameters":{"a":[]},"inputs":[]}', "parameters.a"),
+        (b'{"parameters":{"a":[]},"inputs":[]}', "parameter 'a'"),
+        (b'{"parameters":[],"inputs":[]}', "parameters is not an object"),
         (request([1], "FP8", [1]), "FP8"),
         (request([-1], "INT8", [1]), "not in 0.."),
         (request([2**40], "INT8", [1]), "not in 0.."),
-        (request([1] * 9, "INT8", [1]), "shape"),
-        (request(["1"], "INT8", [1]), "shape.0"),
+        (request([1] * 9, "INT8", [1]), "8 sides"),
+        (request(3, "INT8", [1]), "8 sides"),
+        (request([1], None, [1]), "no datatype 'None'"),
+        (request([1], [], [1]), "no datatype"),
+        (request([1], "BYTES", ["\ud800"]), "hex escape"),
+        (request(["1"], "INT8", [1]), "a side of its shape"),
         (request([2], "INT8", [1]), "1 values"),
         (request([2, 1], "INT8", [[1], [2, 3]]), "nested"),
         (request([2, 1], "INT8", [[1], 2]), "nested"),
@@ -175,14 +182,16 @@ def test_a_malformed_request_is_told_what_is_wrong(body: bytes, named: str) -> N
         (binary_request([4], "INT16", b"1234567"), "7 bytes"),
         (binary_request([4], "INT16", b"12345678", 9), "8 bytes are left"),
         (binary_request([4], "INT16", b"12345678", -1), "binary_data_size is -1"),
-        (binary_request([4], "INT16", b"12345678", True), "binary_data_size is True"),
-        (binary_request([4], "INT16", b"12345678", "8"), "binary_data_size is 8"),
+        (binary_request([4], "INT16", b"12345678", True), "not a whole number"),
+        (binary_request([4], "INT16", b"12345678", "8"), "not a whole number"),
         (binary_request([4], "INT8", b"12345", 4), "1 bytes follow"),
         (binary_request([1], "BOOL", b"\x02"), "neither 0 nor 1"),
         (binary_request([1], "BYTES", b"\x05\x00\x00\x00abc"), "element 0"),
         (binary_request([1], "BYTES", b"\x05\x00\x00"), "element 0"),
         (binary_request([2], "BYTES", b"\x01\x00\x00\x00a"), "1 elements"),
         (binary_request([1], "BYTES", b"\xff\xff\xff\xffa"), "element 0"),
+        (binary_request([1], "BYTES", bytes(4000)), "2 or more elements"),
+        (binary_request([2**17], "BYTES", bytes(2**19)), "65536 are accepted"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -237,7 +246,7 @@ def test_strings_do_not_take_the_place_of_the_longest_in_memory() -> None:
 
 def test_large_json_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(BodyTooLarge, match="binary data"):
-        read_infer_request(b" " * (MAX_JSON_BYTES + 1), None)
+        read_infer_request(b"{}," * (MAX_JSON_VALUES // 2 + 1), None)
 
 
 @pytest.mark.parametrize("value", ["-1", "11", "ten", "", "1e1", "9" * 400, "+3", "0x1"])
