@@ -12,6 +12,7 @@ from clq_serve import (
     __version__,
     pages,
     problems,
+    routes_compat,
     routes_detect,
     routes_info,
     routes_oip,
@@ -65,6 +66,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
         app.add_middleware(KeyGuard, keys=app.state.keys, scopes_of=public_scopes)
     app.add_middleware(RequestLog)
     problems.install(app)
+    app.include_router(routes_compat.router)
     app.include_router(routes_detect.router)
     app.include_router(routes_info.router)
     app.include_router(routes_probes.router)

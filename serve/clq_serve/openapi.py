@@ -84,6 +84,11 @@ BATCH_RESPONSES: dict[int | str, dict[str, Any]] = {
     **problems.documented(_BATCH_PROBLEMS),
 }
 
+COMPAT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the detections", "headers": _described(_HEADERS)},
+    **problems.documented({s: d for s, d in _DETECT_PROBLEMS.items() if s != 406}),
+}
+
 
 def path_parameters(path: str) -> list[dict[str, Any]]:
     """The parameters that a path template has."""
@@ -116,6 +121,43 @@ def operation(path: str, options: Sequence[str], *, many: bool) -> dict[str, Any
             "content": _bodies(schemas, many),
         },
     }
+
+
+def torchserve_operation(path: str) -> dict[str, Any]:
+    """The parameters and the body of /predictions/NAME[/VERSION]."""
+    form = {
+        "type": "object",
+        "properties": {"data": _BINARY},
+        "required": ["data"],
+        "additionalProperties": False,
+    }
+    return {
+        "parameters": path_parameters(path),
+        "requestBody": {
+            "required": True,
+            "description": "the image as it is, whatever Content-Type says, or a form",
+            "content": {
+                "application/octet-stream": {"schema": _BINARY},
+                "multipart/form-data": {"schema": form},
+            },
+        },
+    }
+
+
+def deepstack_operation() -> dict[str, Any]:
+    """The body of /v1/vision/detection."""
+    score = _option_schemas(["score"])["score"]
+    form = {
+        "type": "object",
+        "properties": {
+            "image": _BINARY,
+            "min_confidence": score,
+            "api_key": {"type": "string", "description": "not looked at; keys go into a header"},
+        },
+        "required": ["image"],
+        "additionalProperties": False,
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
 def _bodies(options: dict[str, Any], many: bool) -> dict[str, Any]:

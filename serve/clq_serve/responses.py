@@ -90,6 +90,25 @@ class ItemAnswer(DetectAnswer):
     ok: Literal[True]
 
 
+class DeepStackPrediction(Answer):
+    """One object, as DeepStack tells it; whole pixels."""
+
+    label: str
+    confidence: Score
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+
+class DeepStackAnswer(Answer):
+    """Answer of POST /v1/vision/detection."""
+
+    success: Literal[True]
+    predictions: tuple[DeepStackPrediction, ...]
+    duration: Annotated[float, Field(description="seconds")]
+
+
 class ModelInfo(ModelRef):
     """One served model."""
 
@@ -160,6 +179,8 @@ class Problem(BaseModel):
     observed: Annotated[float | None, Field(description="what was found instead")] = None
     stage: Annotated[str | None, Field(description="where the time ran out")] = None
     retry_after: Annotated[int | None, Field(description="seconds, as in Retry-After")] = None
+    success: Annotated[Literal[False] | None, Field(description="of /v1/vision/detection")] = None
+    error: Annotated[str | None, Field(description="the same, as `detail`; and of /v2")] = None
 
 
 class FailedItem(Answer):

@@ -28,11 +28,16 @@ class Upload:
 
 
 async def read_upload(
-    request: Request, max_bytes: int, max_images: int, options: Sequence[str]
+    request: Request,
+    max_bytes: int,
+    max_images: int,
+    options: Sequence[str],
+    fields: Sequence[str] = FIELDS,
 ) -> Upload:
     """The upload in the body of `request`.
 
     options  names of the form fields or JSON members that are accepted besides the images
+    fields   names of the form fields that are images
 
     Raises WrongContentType, UnsupportedEncoding, BodyTooLarge (as soon as that is known),
     BadRequest (no image, too many, an unknown field, a malformed body) or ClientLeft.
@@ -42,14 +47,14 @@ async def read_upload(
     body = body_chunks(request, max_bytes)
     if media_type == "multipart/form-data":
         parts = await read_form(declared, body, max_images + len(options))
-        upload = _of_form(parts, options)
+        upload = _of_form(parts, options, fields)
     elif media_type == "application/json":
         data = b"".join([chunk async for chunk in body])
         if len(data) < _THREAD_FROM_BYTES:
-            images, fields = parse_json_body(data, options)
+            images, given = parse_json_body(data, options)
         else:
-            images, fields = await asyncio.to_thread(parse_json_body, data, options)
-        upload = Upload(images, [""] * len(images), fields)
+            images, given = await asyncio.to_thread(parse_json_body, data, options)
+        upload = Upload(images, [""] * len(images), given)
     elif media_type.startswith("image/") or media_type == "application/octet-stream":
         upload = Upload([b"".join([chunk async for chunk in body])], [""])
     else:
@@ -77,11 +82,11 @@ def _checked(upload: Upload, max_images: int) -> Upload:
     return upload
 
 
-def _of_form(parts: list[Part], options: Sequence[str]) -> Upload:
+def _of_form(parts: list[Part], options: Sequence[str], image_fields: Sequence[str]) -> Upload:
     images: list[Part] = []
     fields: dict[str, Field] = {}
     for part in parts:
-        if part.name in FIELDS:
+        if part.name in image_fields:
             if part.file_name is None:
                 raise BadRequest(
                     f"the form field {part.name!r} is text; send a file (curl: -F image=@FILE)",
@@ -89,7 +94,7 @@ def _of_form(parts: list[Part], options: Sequence[str]) -> Upload:
                 )
             images.append(part)
         elif part.name not in options:
-            accepted = [*FIELDS, *options]
+            accepted = [*image_fields, *options]
             raise BadRequest(
                 f"unknown form field {part.name[:80]!r}; accepted: {', '.join(accepted)}",
                 code="unknown_field",
@@ -103,9 +108,9 @@ def _of_form(parts: list[Part], options: Sequence[str]) -> Upload:
             fields[part.name] = part.data.decode("utf-8", "replace")
     if not images:
         raise BadRequest(
-            f"the form has no image; send one file as one of {', '.join(FIELDS)}",
+            f"the form has no image; send one file as one of {', '.join(image_fields)}",
             code="missing_image",
-            extra={"accepted": list(FIELDS)},
+            extra={"accepted": list(image_fields)},
         )
     names = [part.file_name or "" for part in images]
     return Upload([bytes(part.data) for part in images], names, fields)
