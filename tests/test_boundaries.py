@@ -19,6 +19,7 @@ DEPENDENCIES = {
     "serve/clq_serve": {
         *("annotated_doc", "fastapi", "numpy", "onnxruntime", "PIL", "pydantic", "starlette"),
         *("typer", "uvicorn", "python_multipart", "prometheus_client", "httptools"),
+        *("tensorrt", "cuda"),  # the extra `tensorrt`, imported when a plan is opened
     },
     "client/clq_client": {
         *("httpx", "typer", "rich", "PIL", "numpy", "av", "pyarrow", "pycocotools"),

@@ -22,6 +22,7 @@ from clq_serve.preprocess import InputRule
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 MANIFEST_FILE = "manifest.json"
+ENGINES_FOLDER = "engines"  # may be there: TensorRT plans, derived from the model
 BUILTIN_MODEL = "webui-nano"
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -212,6 +213,7 @@ def load_bundle(path: Path) -> Bundle:
         for item in folder.iterdir()
         if item.name not in manifest.files
         and item.name != MANIFEST_FILE
+        and not (item.name == ENGINES_FOLDER and item.is_dir())
         and not item.name.startswith(".")
     )
     if unlisted:

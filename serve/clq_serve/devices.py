@@ -47,14 +47,16 @@ class Place:
 class GpuOptions:
     """What engines on a GPU are built for.
 
-    max_batch  the largest batch they take
-    tf32       whether float32 may be computed with the 10-bit mantissa of TF32
-    cache      folder for engines that are derived from bundles; None = none are kept
+    max_batch    the largest batch they take
+    tf32         whether float32 may be computed with the 10-bit mantissa of TF32
+    cache        folder for engines that are derived from bundles; None = none are kept
+    cuda_graphs  whether a plan is run as one CUDA graph for each input shape
     """
 
     max_batch: int = 8
     tf32: bool = False
     cache: Path | None = None
+    cuda_graphs: bool = True
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:

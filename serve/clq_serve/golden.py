@@ -18,6 +18,13 @@ GOLDEN_SCORE = 1e-3  # largest accepted difference of a score
 GOLDEN_BOX_PX = 0.1  # largest accepted difference of a box coordinate
 
 
+class Tolerance(NamedTuple):
+    """The largest differences from the golden results with which an engine is accepted."""
+
+    score: float = GOLDEN_SCORE
+    box_px: float = GOLDEN_BOX_PX
+
+
 class Example(NamedTuple):
     """Prepared images (N, H, W, 3) uint8 and the candidates that belong to them."""
 
@@ -35,18 +42,23 @@ def check_golden(engine: Engine, bundle: Bundle) -> int:
     return len(examples)
 
 
-def compare_golden(engine: Engine, examples: list[Example], bundle: Bundle) -> None:
+def compare_golden(
+    engine: Engine,
+    examples: list[Example],
+    bundle: Bundle,
+    accepted: Tolerance = Tolerance(),  # noqa: B008  (it is immutable)
+) -> None:
     """Nothing, if the engine reproduces the examples, which are those of `bundle`.
 
-    Raises BundleError if any result differs by more than GOLDEN_SCORE or GOLDEN_BOX_PX.
+    Raises BundleError if any result differs by more than is accepted.
     """
     for index, (images, expected) in enumerate(examples):
         score, box_px = candidate_difference(engine.run(images), expected, GOLDEN_FLOOR)
-        if score > GOLDEN_SCORE or box_px > GOLDEN_BOX_PX:
+        if score > accepted.score or box_px > accepted.box_px:
             raise BundleError(
                 f"{bundle.golden_path}: example {index}: this machine computes other results than "
-                f"the exporter did: scores differ by {score:.3g} (accepted: {GOLDEN_SCORE}), "
-                f"boxes by {box_px:.3g} px (accepted: {GOLDEN_BOX_PX})"
+                f"the exporter did: scores differ by {score:.3g} (accepted: {accepted.score}), "
+                f"boxes by {box_px:.3g} px (accepted: {accepted.box_px})"
             )
 
 

@@ -17,6 +17,7 @@ from clq_serve.errors import EngineError
 from clq_serve.golden import Example, compare_golden, read_golden
 from clq_serve.nms import ClassNms
 from clq_serve.settings import Settings
+from clq_serve.tensorrt_engine import PlanEngine, open_plan
 
 log = logging.getLogger(__name__)
 
@@ -132,17 +133,19 @@ class _EngineMaker:
     golden: list[Example]
     shapes: tuple[Shape, ...]
 
-    def engine(self, place: Place) -> OnnxEngine:
-        engine = OnnxEngine(
-            self.bundle,
-            place.threads,
-            self.settings.spinning,
-            place.device,
-            self.settings.gpu_options,
-        )
-        compare_golden(engine, self.golden, self.bundle)
+    def engine(self, place: Place) -> OnnxEngine | PlanEngine:
+        engine = self._bare(place)
+        compare_golden(engine, self.golden, self.bundle, engine.tolerance)
         self._warm(engine)
         return engine
+
+    def _bare(self, place: Place) -> OnnxEngine | PlanEngine:
+        settings, device = self.settings, place.device
+        if device.kind is DeviceKind.PLAN:
+            return open_plan(self.bundle, device, settings.gpu_options)
+        return OnnxEngine(
+            self.bundle, place.threads, settings.spinning, device, settings.gpu_options
+        )
 
     def _warm(self, engine: Engine) -> None:
         """Runs every other shape once: on a GPU the first run of a shape chooses kernels."""

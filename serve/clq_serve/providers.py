@@ -5,6 +5,7 @@ ONNX Runtime falls back to the CPU without an error when a library or the GPU is
 """
 
 import ctypes
+import importlib.metadata
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def providers(device: Device, bundle: Bundle, options: GpuOptions) -> list[tuple
     built_in = onnxruntime.get_available_providers()
     if wanted not in built_in:
         raise SettingsError(
-            f"device {device}: this onnxruntime was built without {wanted}; it has "
-            f"{', '.join(built_in)}. onnxruntime-gpu has it: see docs/models.md"
+            f"device {device}: the onnxruntime that is imported was built without {wanted}; it has "
+            f"{', '.join(built_in)}. {_remedy()}"
         )
     if device.kind is DeviceKind.CPU:
         return [(wanted, {})]
@@ -54,6 +55,17 @@ def providers(device: Device, bundle: Bundle, options: GpuOptions) -> list[tuple
     if device.kind is DeviceKind.CUDA:
         return [cuda]
     return [(wanted, tensorrt_options(device, bundle, options)), cuda]
+
+
+def _remedy() -> str:
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+    except importlib.metadata.PackageNotFoundError:
+        return "Install onnxruntime-gpu in place of onnxruntime: see docs/models.md"
+    return (
+        "onnxruntime-gpu is installed, but onnxruntime overwrote its files: uninstall both, then "
+        "install onnxruntime-gpu alone"
+    )
 
 
 def cuda_options(device: Device, options: GpuOptions) -> Options:

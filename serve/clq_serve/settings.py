@@ -71,6 +71,8 @@ class Settings(BaseModel):
     """On a GPU: float32 may be computed in TF32, faster and less exactly."""
     engine_cache: Path | None = None
     """On a GPU: folder for TensorRT engines, which are derived from the bundles."""
+    cuda_graphs: bool = True
+    """With `plan:N`: each input shape is run as one CUDA graph from its second time on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
     """Largest request body."""
     public_model_control: bool = False
@@ -158,7 +160,12 @@ class Settings(BaseModel):
     @property
     def gpu_options(self) -> GpuOptions:
         """The part that engines on a GPU are built with."""
-        return GpuOptions(max_batch=self.largest_batch, tf32=self.tf32, cache=self.engine_cache)
+        return GpuOptions(
+            max_batch=self.largest_batch,
+            tf32=self.tf32,
+            cache=self.engine_cache,
+            cuda_graphs=self.cuda_graphs,
+        )
 
     @property
     def decoder_threads(self) -> int:
