@@ -17,6 +17,7 @@ from clq_client.batch.command import batch
 from clq_client.bench.command import bench
 from clq_client.client import Client
 from clq_client.errors import ClqError
+from clq_client.eval_command import eval_
 from clq_client.inputs import InputError, annotated_names, find_images, refuse_overwriting
 from clq_client.options import (
     ApiKey,
@@ -48,6 +49,7 @@ app = typer.Typer(
 
 app.command()(batch)
 app.command()(bench)
+app.command("eval")(eval_)
 
 T = TypeVar("T")
 
