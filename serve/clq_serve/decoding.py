@@ -1,12 +1,15 @@
-"""From the bytes of an upload to the input of a model, in a bounded pool of threads."""
+"""From the bytes of an upload to the input of a model, in a bounded pool of workers."""
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
+from clq_serve.decode_process import DecodeProcess
 from clq_serve.detector import Prepared
 from clq_serve.errors import ClientLeft
 from clq_serve.preprocess import ImageLimits, InputRule, decode_image, prepare
@@ -30,40 +33,82 @@ class DecodedUpload:
 
 
 class Decoders:
-    """The pool; at most `threads` images are decoded at a time."""
+    """The pool; at most `threads` images are decoded at a time, others wait their turn.
 
-    def __init__(self, threads: int, limits: ImageLimits) -> None:
+    processes     how many processes of their own decode, so that one that crashes takes one image
+                  with it and nothing else; 0 = the threads of the service do it. There are as many
+                  threads as processes then, each waits for one
+    memory_bytes  what each process may use
+    """
+
+    def __init__(
+        self, threads: int, limits: ImageLimits, processes: int = 0, memory_bytes: int = 2**30
+    ) -> None:
         self._limits = limits
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(processes or threads, thread_name_prefix="decode")
+        self._processes = [DecodeProcess(limits, memory_bytes) for _ in range(processes)]
+        self._free: SimpleQueue[DecodeProcess] = SimpleQueue()
+        for process in self._processes:
+            self._free.put(process)
 
     async def decode(
-        self, data: bytes, rule: InputRule, unwanted: Callable[[], bool]
+        self, data: bytes, rule: InputRule, unwanted: Callable[[], bool], deadline_s: float
     ) -> DecodedUpload:
         """The image in `data` as the rule wants it.
 
-        unwanted  whether nobody waits for it any more, asked when its turn has come
+        unwanted    whether nobody waits for it any more, asked when its turn has come
+        deadline_s  time.monotonic() at which nobody does
 
         Raises ImageError, ClientLeft.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._decode, data, rule, unwanted)
-
-    def _decode(self, data: bytes, rule: InputRule, unwanted: Callable[[], bool]) -> DecodedUpload:
-        if unwanted():
-            raise ClientLeft("the client left before its image was decoded")
-        return decode_upload(data, self._limits, rule)
+        decode = self._decode_elsewhere if self._processes else self._decode_here
+        return await loop.run_in_executor(self._pool, decode, data, rule, unwanted, deadline_s)
 
     async def run(self, draw: Callable[[], bytes]) -> bytes:
         """What `draw` gives: other work that images need, in its turn with the decoding."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, draw)
 
+    def pids(self) -> list[int]:
+        """The processes that decode."""
+        return [process.pid for process in self._processes]
+
     def close(self) -> None:
         """Waits for what is being decoded; the rest is cancelled."""
         self._pool.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.close()
+
+    def _decode_here(
+        self, data: bytes, rule: InputRule, unwanted: Callable[[], bool], deadline_s: float
+    ) -> DecodedUpload:
+        _refuse_unwanted(unwanted, deadline_s)
+        return decode_upload(data, self._limits, rule)
+
+    def _decode_elsewhere(
+        self, data: bytes, rule: InputRule, unwanted: Callable[[], bool], deadline_s: float
+    ) -> DecodedUpload:
+        _refuse_unwanted(unwanted, deadline_s)
+        start = time.perf_counter()
+        process = self._free.get()  # at once: there are as many as threads of the pool
+        try:
+            limit_s = deadline_s - time.monotonic()
+            image = process.decode(data, rule, 3 * most_pixels(rule), limit_s)
+        finally:
+            self._free.put(process)
+        return DecodedUpload(
+            width=image.geometry.width,
+            height=image.geometry.height,
+            format=image.format,
+            orientation_applied=image.orientation_applied,
+            prepared=Prepared(image.pixels, image.geometry),
+            sha256=hashlib.sha256(data).hexdigest(),
+            decode_s=time.perf_counter() - start,
+        )
 
 
 def decode_upload(data: bytes, limits: ImageLimits, rule: InputRule) -> DecodedUpload:
-    """The same, in the calling thread."""
+    """The image in `data` as the rule wants it, decoded in the calling thread."""
     start = time.perf_counter()
     image = decode_image(data, limits, rule.background)
     return DecodedUpload(
@@ -75,3 +120,15 @@ def decode_upload(data: bytes, limits: ImageLimits, rule: InputRule) -> DecodedU
         sha256=hashlib.sha256(data).hexdigest(),
         decode_s=time.perf_counter() - start,
     )
+
+
+def most_pixels(rule: InputRule) -> int:
+    """The most pixels that an image can have once it is resized and padded."""
+    return math.prod(
+        -(-side // rule.multiple) * rule.multiple for side in (rule.shorter_px, rule.longer_px)
+    )
+
+
+def _refuse_unwanted(unwanted: Callable[[], bool], deadline_s: float) -> None:
+    if unwanted() or time.monotonic() >= deadline_s:
+        raise ClientLeft("nobody waited any more when the image's turn to be decoded came")

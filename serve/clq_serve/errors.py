@@ -31,7 +31,8 @@ ClqServeError
         ├── UnsupportedImage   415  not one of the accepted image formats
         ├── TooManyFrames      422  an animation with more frames than the service takes
         ├── TruncatedImage     422  the end of the file is missing
-        └── CorruptImage       422  the bytes do not decode
+        ├── CorruptImage       422  the bytes do not decode
+        └── DecoderCrashed     422  the process that decoded the image died with it
 """
 
 from typing import ClassVar
@@ -242,3 +243,9 @@ class CorruptImage(ImageError):
     status = 422
     code = "corrupt"
     title = "The image does not decode"
+
+
+class DecoderCrashed(ImageError):
+    status = 422
+    code = "decoder_crashed"
+    title = "The process that decoded the image died"

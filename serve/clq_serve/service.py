@@ -1,20 +1,19 @@
 """One image from its bytes to its detections: admission, decoding, queue, engine, deadline."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from clq_serve.decoding import DecodedUpload, Decoders
+from clq_serve.decoding import DecodedUpload, Decoders, most_pixels
 from clq_serve.detector import Detections, DetectOptions, Prepared
 from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
 from clq_serve.lanes import Answer, Lanes, Work, late
 from clq_serve.loading import LoadedModel
 from clq_serve.metrics import Metrics
 from clq_serve.models import ModelStore
-from clq_serve.preprocess import Geometry, InputRule, Pixels
+from clq_serve.preprocess import Geometry, Pixels
 from clq_serve.responses import Timing
 from clq_serve.scheduler import Job, Priority
 from clq_serve.settings import Settings
@@ -91,7 +90,12 @@ class DetectService:
         models.report_to(self.metrics)
         self.settings = settings
         self.lanes = Lanes(settings.policy, settings.engine_timeout_s, self.metrics.batch)
-        self._decoders = Decoders(settings.decoder_threads, settings.image_limits)
+        self._decoders = Decoders(
+            settings.decoder_threads,
+            settings.image_limits,
+            settings.decode_workers,
+            settings.decode_memory_bytes,
+        )
         self._pending = 0
 
     def close(self) -> None:
@@ -135,10 +139,10 @@ class DetectService:
         for.
         """
         rule = call.model.bundle.manifest.input.rule
-        most = _most_pixels(rule)
+        most = most_pixels(rule)
 
         async def decode(unwanted: Callable[[], bool]) -> DecodedUpload:
-            return await self._decoders.decode(data, rule, unwanted)
+            return await self._decoders.decode(data, rule, unwanted, call.deadline_s)
 
         return await self._detect(decode, most, len(data) + 3 * most, call)
 
@@ -237,11 +241,3 @@ class DetectService:
                 batch_size=given.batch_size,
             ),
         )
-
-
-def _most_pixels(rule: InputRule) -> int:
-    """The most pixels that an image can have once it is resized and padded."""
-    sides = (
-        -(-side // rule.multiple) * rule.multiple for side in (rule.shorter_px, rule.longer_px)
-    )
-    return math.prod(sides)

@@ -106,6 +106,11 @@ class Settings(BaseModel):
     """The same in bytes: of uploads that are being decoded, and of pixels that wait."""
     decode_threads: Annotated[int | None, Field(ge=1)] = None
     """Images that are decoded at the same time; without it `threads`, at most 4."""
+    decode_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes of their own that decode, instead of threads of the service: an image that crashes
+    the decoder then costs its own request and no other. Linux only."""
+    decode_memory_bytes: Annotated[int, Field(ge=2**26)] = 2**30
+    """Memory that each of those processes may use; an image that needs more is answered 413."""
     engine_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """An engine that has not answered after this time is taken for dead and rebuilt."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
