@@ -22,7 +22,7 @@ _OPEN = re.compile(
     r"/|/docs|/page/.*|/openapi\.json|/favicon\.ico|/healthz|/readyz|/startupz|/v2/health/.*"
     r"|/v2/models/[^/]+(/versions/[^/]+)?/ready"
 )
-_CONTROL = re.compile(r"/v2/repository/models/.*")
+_CONTROL = re.compile(r"/v2/repository/models/.*|/v2/logging")
 _READ_METRICS = frozenset({Scope.METRICS, Scope.ADMIN})
 
 

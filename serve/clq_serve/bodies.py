@@ -28,8 +28,8 @@ def departure(request: Request) -> Callable[[], Awaitable[bool]]:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body as sent, whatever its type.  Raises BodyTooLarge or ClientLeft."""
-    return b"".join([chunk async for chunk in _sent_chunks(request, max_bytes)])
+    """The whole body, whatever its type, inflated if it was compressed.  Raises as body_chunks."""
+    return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
 
 
 async def body_chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:

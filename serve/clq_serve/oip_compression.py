@@ -1,51 +1,17 @@
-"""Content-Encoding of inference bodies, both ways.
+"""Content-Encoding of inference answers.
 
-Bodies of other routes are never compressed: tritonclient's asyncio client announces that it takes
-compressed answers on every route but expands those of inference only.
+Other answers of the protocol are never compressed: tritonclient's asyncio client announces on every
+route that it takes compressed answers, but expands those of inference only.
 """
 
 import gzip
 import zlib
 
-from clq_serve.errors import BadInferRequest, BodyTooLarge, UnsupportedEncoding
-
 CODINGS = ("gzip", "deflate")
-_WBITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}  # deflate is a zlib stream
 
 
-def inflate(body: bytes, coding: str, max_bytes: int) -> bytes:
-    """`body` expanded; `coding` is the value of Content-Encoding, "" = none.
-
-    Raises UnsupportedEncoding, BadInferRequest (damaged or incomplete), or BodyTooLarge before more
-    than max_bytes are held.
-    """
-    name = coding.strip().lower()
-    if name in ("", "identity"):
-        return body
-    if name not in CODINGS:
-        raise UnsupportedEncoding(
-            f"Content-Encoding is {name[:40]!r}; accepted: {', '.join(CODINGS)}",
-            extra={"accepted": list(CODINGS)},
-        )
-    decompressor = zlib.decompressobj(_WBITS[name])
-    try:
-        expanded = decompressor.decompress(body, max_bytes + 1)
-    except zlib.error as err:
-        raise BadInferRequest(f"the body is not {name}: {err}") from None
-    if len(expanded) > max_bytes:
-        raise BodyTooLarge(
-            f"the expanded body has more than {max_bytes} bytes, which are accepted",
-            extra={"limit": max_bytes, "observed": len(expanded)},
-        )
-    if not decompressor.eof:
-        raise BadInferRequest(f"the {name} body stops before its end")
-    if decompressor.unused_data:
-        raise BadInferRequest(f"{len(decompressor.unused_data)} bytes follow the {name} body")
-    return expanded
-
-
-def deflate(body: bytes, coding: str) -> bytes:
-    """`body` compressed; `coding` is one of CODINGS."""
+def compress(body: bytes, coding: str) -> bytes:
+    """`body` compressed; `coding` is one of CODINGS ("deflate" is a zlib stream in HTTP)."""
     return gzip.compress(body, mtime=0) if coding == "gzip" else zlib.compress(body)
 
 

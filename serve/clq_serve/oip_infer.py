@@ -7,18 +7,20 @@ share batches; the request is answered when all have ended, or fails with the fi
 import asyncio
 import base64
 import binascii
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clq_serve.bundle import Manifest
 from clq_serve.detector import DetectOptions
-from clq_serve.errors import BadInferRequest, ServeError
+from clq_serve.errors import BadInferRequest, BadParameter, ServeError
 from clq_serve.loading import LoadedModel
 from clq_serve.oip_models import ProtocolModel
 from clq_serve.oip_tensors import InferRequest, Parameters, Tensor, WantedOutput, bytes_array
+from clq_serve.parameters import labels_of
 from clq_serve.preprocess import InputRule, Pixels
 from clq_serve.service import Outcome, Priority
 
@@ -27,14 +29,15 @@ ACCEPTED_PARAMETERS = (*OPTIONS, "timeout", "priority", "binary_data_output")
 # A detector keeps no state between requests, so that a sequence makes no difference to it.
 _WITHOUT_EFFECT = ("sequence_id", "sequence_start", "sequence_end")
 MAX_DETECTIONS = 1000
+IMAGES_AT_ONCE = 8  # of one request inside the service
 
 
 @dataclass(frozen=True, slots=True)
 class InferOptions:
-    """What the parameters of a request ask for; timeout_s None = what the service gives."""
+    """What the parameters of a request ask for; None = they do not say."""
 
     detect: DetectOptions
-    priority: Priority
+    priority: Priority | None
     timeout_s: float | None
 
 
@@ -47,15 +50,15 @@ def read_options(parameters: Parameters, model: LoadedModel) -> InferOptions:
             )
     defaults = DetectOptions.from_thresholds(model.bundle.manifest.thresholds)
     timeout_us = _number(parameters, "timeout", 0, 2**63)
+    level = _whole(parameters, "priority", 0, 0, 2**32)  # 1 is the protocol's highest
     return InferOptions(
         DetectOptions(
             score=_number(parameters, "score_threshold", defaults.score, 1),
             iou=_number(parameters, "iou_threshold", defaults.iou, 1),
             max=_whole(parameters, "max_detections", defaults.max, 1, MAX_DETECTIONS),
-            classes=_classes(parameters, model.bundle.manifest.class_names),
+            classes=_classes(parameters, model.bundle.manifest),
         ),
-        # 0 is the protocol's "as usual", 1 its highest; the service has two levels
-        Priority.BULK if _whole(parameters, "priority", 0, 0, 2**32) > 1 else Priority.INTERACTIVE,
+        (Priority.BULK if level > 1 else Priority.INTERACTIVE) if level else None,
         timeout_us / 1e6 or None,
     )
 
@@ -98,11 +101,15 @@ def prepared_images(request: InferRequest, rule: InputRule, max_images: int) -> 
     return list(pixels)
 
 
-async def all_outcomes(images: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
-    """The outcome of each image.  Raises ServeError: that of the first to fail; the others end."""
+async def all_outcomes(images: Sequence[Callable[[], Awaitable[Outcome]]]) -> list[Outcome]:
+    """The outcome of each image, which is begun by calling it.
+
+    Raises ServeError: that of the first image to fail; the others are given up.
+    """
+    turns = asyncio.Semaphore(IMAGES_AT_ONCE)
     numbers: Sequence[int | None] = [None] if len(images) == 1 else range(len(images))
     tasks = [
-        asyncio.create_task(_naming(number, image))
+        asyncio.create_task(_in_turn(turns, number, image))
         for number, image in zip(numbers, images, strict=True)
     ]
     try:
@@ -163,13 +170,16 @@ def _check_count(count: int, max_images: int) -> None:
         raise BadInferRequest(f"the request has {count} images; accepted: 1 to {max_images}")
 
 
-async def _naming(index: int | None, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """The outcome of `work`; an error says which image it was, None = there is only one."""
+async def _in_turn(
+    turns: asyncio.Semaphore, number: int | None, image: Callable[[], Awaitable[Outcome]]
+) -> Outcome:
+    """The outcome of the image; an error says which it was, None = it is the only one."""
     try:
-        return await work
+        async with turns:
+            return await image()
     except ServeError as err:
-        if index is not None:
-            err.detail = f"image {index}: {err.detail}"
+        if number is not None:
+            err.detail = f"image {number}: {err.detail}"
         raise
 
 
@@ -228,15 +238,15 @@ def _whole(parameters: Parameters, name: str, default: int, least: int, most: in
     return value
 
 
-def _classes(parameters: Parameters, known: list[str]) -> frozenset[int] | None:
+def _classes(parameters: Parameters, manifest: Manifest) -> frozenset[int] | None:
     value = parameters.get("classes")
     if value is None:
         return None
-    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else [""]
-    for name in names:
-        if name not in known:
-            raise BadInferRequest(
-                f"parameter classes: {name[:80]!r} is not a class; accepted: names, separated by "
-                f"commas, of {', '.join(known)}"
-            )
-    return frozenset(known.index(name) for name in names)
+    if isinstance(value, bool | float):
+        raise BadInferRequest(
+            "parameter classes is not accepted; accepted: names, separated by commas"
+        )
+    try:
+        return labels_of(str(value), manifest)
+    except BadParameter as err:
+        raise BadInferRequest(f"parameter {err.detail}") from None

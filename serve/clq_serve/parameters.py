@@ -103,7 +103,7 @@ def options_for(parameters: DetectParameters, manifest: Manifest) -> DetectOptio
         score=defaults.score if parameters.score is None else parameters.score,
         iou=defaults.iou if parameters.iou is None else parameters.iou,
         max=defaults.max if parameters.max is None else parameters.max,
-        classes=None if parameters.classes is None else _labels(parameters.classes, manifest),
+        classes=None if parameters.classes is None else labels_of(parameters.classes, manifest),
     )
 
 
@@ -139,7 +139,8 @@ def priority_of(request: Request, parameters: DetectParameters, default: Priorit
     return Priority(text)
 
 
-def _labels(classes: str, manifest: Manifest) -> frozenset[int]:
+def labels_of(classes: str, manifest: Manifest) -> frozenset[int]:
+    """The labels of names or class_ids separated by commas.  Raises BadParameter."""
     known = manifest.class_names
     found = set()
     for name in (name.strip() for name in classes.split(",")):

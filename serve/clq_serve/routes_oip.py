@@ -7,6 +7,7 @@ Bodies are read by hand: tritonclient sends no Content-Type.  Errors are problem
 import asyncio
 import re
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from clq_serve import __version__
 from clq_serve.bodies import departure, read_body
 from clq_serve.errors import BadInferRequest, Forbidden, UnknownModel
-from clq_serve.oip_compression import deflate, inflate, wanted_coding
+from clq_serve.oip_compression import compress, wanted_coding
 from clq_serve.oip_infer import (
     all_outcomes,
     image_files,
@@ -40,9 +41,10 @@ from clq_serve.oip_tensors import (
     read_infer_request,
     write_infer_response,
 )
+from clq_serve.parameters import DetectParameters, priority_of, timeout_of
 from clq_serve.routes_info import service_of
 from clq_serve.routes_probes import readyz
-from clq_serve.service import DetectCall, DetectService, Outcome, Visit
+from clq_serve.service import DetectCall, DetectService, Outcome, Priority, Visit
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
 
@@ -140,37 +142,47 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     """Detections in the images of the request's one input tensor."""
     service = service_of(request)
     started = time.perf_counter()
-    async with service.visit() as visit:
+    priority = priority_of(request, DetectParameters(), Priority.INTERACTIVE)
+    async with service.visit(timeout_of(request), priority) as visit:
         model = _find(request, name, version)
         try:
-            async with visit.receiving():
-                body = await read_body(request, service.settings.max_body_bytes)
-                asked = await _read(request, model, body, service.settings.max_body_bytes)
-            outcomes = await _run(request, service, visit, model, asked)
+            asked = await _receive(request, service, visit, model)
+            outcomes = await _run(request, service, visit, model, asked, priority)
         except Exception:  # whatever it was; only counted here
             _stats(request).failed(model, time.perf_counter() - started)
             raise
     request.state.detections = sum(len(o.detections.scores) for o in outcomes)
+    encoding = time.perf_counter()
     response = _answer(request, model, asked, outcomes)
-    timings = [outcome.timing for outcome in outcomes]
-    _stats(request).succeeded(model, timings, time.perf_counter() - started)
+    ended = time.perf_counter()
+    service.metrics.stage("encode", ended - encoding)
+    _stats(request).succeeded(model, [o.timing for o in outcomes], ended - started)
     return response
 
 
-async def _read(
-    request: Request, model: ProtocolModel, body: bytes, max_bytes: int
+async def _receive(
+    request: Request, service: DetectService, visit: Visit, model: ProtocolModel
 ) -> InferRequest:
-    coding = request.headers.get("content-encoding", "")
-    if coding:
-        body = await asyncio.to_thread(inflate, body, coding, max_bytes)
-    json_length = parse_json_length(request.headers.get(_LENGTH), len(body))
-    if json_length != 0:
-        if (len(body) if json_length is None else json_length) <= _SMALL_BYTES:
-            return read_infer_request(body, json_length)
-        async with request.app.state.large_json:  # one at a time: objects take far more than text
-            return await asyncio.to_thread(read_infer_request, body, json_length)
-    # Length 0: the body is not JSON but the one element of the one input, e.g. an image file; its
-    # parameters can only be in the query.
+    start = time.perf_counter()
+    async with visit.receiving():
+        body = await read_body(request, service.settings.max_body_bytes)
+        json_length = parse_json_length(request.headers.get(_LENGTH), len(body))
+        if json_length == 0:
+            asked = _bare_request(request, model, body)
+        elif (len(body) if json_length is None else json_length) <= _SMALL_BYTES:
+            asked = read_infer_request(body, json_length)
+        else:
+            async with request.app.state.large_json:  # one at a time: it takes much memory
+                asked = await asyncio.to_thread(read_infer_request, body, json_length)
+    service.metrics.stage("upload", time.perf_counter() - start)
+    return asked
+
+
+def _bare_request(request: Request, model: ProtocolModel, body: bytes) -> InferRequest:
+    """The request whose body is not JSON but the one element of the one input: an image file.
+
+    Its parameters can only be in the query.
+    """
     if not model.takes_files:
         raise BadInferRequest(
             f"{_LENGTH} is 0, but the input of {model.name} has several sides of free size; "
@@ -196,24 +208,25 @@ async def _run(
     visit: Visit,
     model: ProtocolModel,
     asked: InferRequest,
+    priority: Priority,
 ) -> list[Outcome]:
     options = read_options(asked.parameters, model.loaded)
     wanted_outputs(asked, model)  # a wrong name is told before the work, not after it
     most = service.settings.max_images_per_request
-    rule = model.loaded.bundle.manifest.input.rule
     timeout_s = min(visit.timeout_s, options.timeout_s or visit.timeout_s)
     call = DetectCall(
         model.loaded,
         options.detect,
-        options.priority,
+        options.priority or priority,
         visit.deadline_s - visit.timeout_s + timeout_s,
         timeout_s,
         departure(request),
     )
     if model.takes_files:
-        return await all_outcomes([service.detect(f, call) for f in image_files(asked, most)])
-    pixels = prepared_images(asked, rule, most)
-    return await all_outcomes([service.detect_prepared(image, call) for image in pixels])
+        files = image_files(asked, most)
+        return await all_outcomes([partial(service.detect, file, call) for file in files])
+    pixels = prepared_images(asked, model.loaded.bundle.manifest.input.rule, most)
+    return await all_outcomes([partial(service.detect_prepared, image, call) for image in pixels])
 
 
 def _answer(
@@ -223,13 +236,19 @@ def _answer(
     if asked.id is not None:
         head["id"] = asked.id
     body, json_length = write_infer_response(head, output_tensors(asked, model, outcomes))
-    headers = {"Cache-Control": "no-store"}
+    slowest = max((outcome.timing for outcome in outcomes), key=lambda timing: timing.total)
+    times = slowest.model_dump(exclude={"batch_size"})
+    headers = {
+        "Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in times.items()),
+        "X-Model-Digest": model.loaded.bundle.digest,
+        "Cache-Control": "no-store",
+    }
     if json_length is not None:
         headers[_LENGTH] = str(json_length)
     coding = wanted_coding(request.headers.get("accept-encoding", ""))
     if coding is not None:
         headers["Content-Encoding"] = coding
-        body = deflate(body, coding)
+        body = compress(body, coding)
     kind = "application/json" if json_length is None else "application/octet-stream"
     return Response(body, media_type=kind, headers=headers)
 

@@ -47,8 +47,7 @@ async def index(request: Request, repository: str = "") -> JSONResponse:
 
 
 @router.post("/repository/models/{name}/load")
-@router.post("/repository/{repository}/models/{name}/load")
-async def load(request: Request, name: str, repository: str = "") -> JSONResponse:
+async def load(request: Request, name: str) -> JSONResponse:
     """Loads the newest version on disk, under both its names; answers when it is in use."""
     _check_allowed(request)
     if (await _body(request)).get("parameters"):
@@ -61,8 +60,7 @@ async def load(request: Request, name: str, repository: str = "") -> JSONRespons
 
 
 @router.post("/repository/models/{name}/unload")
-@router.post("/repository/{repository}/models/{name}/unload")
-async def unload(request: Request, name: str, repository: str = "") -> JSONResponse:
+async def unload(request: Request, name: str) -> JSONResponse:
     """Unloads all versions under both names; requests that have one already are finished."""
     _check_allowed(request)
     await _body(request)  # unload_dependents: no model depends on another

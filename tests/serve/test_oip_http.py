@@ -199,6 +199,13 @@ def test_another_coding_of_the_body_is_refused(server: str, coding: str) -> None
     assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
+def test_a_damaged_compressed_body_is_refused(server: str) -> None:
+    good = gzip.compress(json_request(picture()))
+    for bad in (b"plain", good[:-1], good[: len(good) // 2], good + b"x"):
+        answer = infer(server, bad, **{"Content-Encoding": "gzip"})
+        assert "gzip" in assert_error(answer, 400, "bad_encoding")
+
+
 @pytest.mark.parametrize(
     ("length", "named"),
     [("-1", "range"), ("ten", "range"), ("100000", "range"), ("5", "JSON"), ("", "range")],
@@ -242,7 +249,7 @@ def test_too_large_a_body_is_refused_before_and_after_expansion(start_server) ->
         ("GET", "/v2/systemsharedmemory/status", 403, "forbidden"),
         ("POST", "/v2/cudasharedmemory/region/x/register", 403, "forbidden"),
         ("POST", "/v2/repository/models/tiny/load", 403, "forbidden"),
-        ("POST", "/v2/repository/any/models/tiny/unload", 403, "forbidden"),
+        ("POST", "/v2/repository/models/tiny/unload", 403, "forbidden"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -389,6 +396,23 @@ def test_a_full_queue_is_a_503_with_retry_after(
     assert (stats["success"]["count"], stats["fail"]["count"]) == (2, 1)
 
 
+def test_one_request_does_not_fill_the_queue_by_itself(start_server) -> None:
+    server = start_server(queue_images=8)
+    answer = infer(server, json_request(*[picture()] * 32))
+    assert answer.json()["outputs"][0]["data"] == [3] * 32
+
+
+def test_headers_of_the_service_are_honoured_here_too(server: str) -> None:
+    answer = infer(server, json_request(picture()), **{"X-Request-ID": "mine"})
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.headers["x-model-digest"].startswith("sha256:")
+    assert "infer;dur=" in answer.headers["server-timing"]
+    bulk = infer(server, json_request(picture()), **{"X-Priority": "bulk"})
+    assert bulk.status_code == 200
+    for headers in ({"X-Priority": "high"}, {"X-Request-Timeout-Ms": "soon"}):
+        assert_error(infer(server, json_request(picture()), **headers), 422, "bad_parameter")
+
+
 def test_a_timeout_in_microseconds_is_a_504_that_names_the_stage(
     start_server, gate: GatedEngine, tiny_bundle: Path
 ) -> None:
@@ -396,6 +420,8 @@ def test_a_timeout_in_microseconds_is_a_504_that_names_the_stage(
     answer = infer(server, json_request(picture(), parameters={"timeout": 300_000}))
     assert "within 0.3 s" in assert_error(answer, 504, "deadline_exceeded")
     assert answer.json()["limit"] == 0.3
+    answer = infer(server, json_request(picture()), **{"X-Request-Timeout-Ms": "300"})
+    assert "within 0.3 s" in assert_error(answer, 504, "deadline_exceeded")
     gate.open.set()
 
 
