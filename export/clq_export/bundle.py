@@ -2,22 +2,21 @@
 
 import importlib.metadata
 import json
-import os
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from clq_export.dcn_forms import DcnForm
+from clq_export.beside import new_bundle, next_version
+from clq_export.choices import DcnForm
 from clq_export.errors import ExportError
 from clq_export.graph import INPUT, OPSET, write_graph
 from clq_export.parity import Parity, check_parity
 from clq_serve.bundle import (
     GOLDEN_FILE,
     MODEL_FILE,
+    Bundle,
     ClassEntry,
     InputSpec,
     Manifest,
@@ -31,7 +30,7 @@ from clq_serve.bundle import (
     write_manifest,
 )
 from clq_serve.candidates import Candidates
-from clq_serve.detector import DetectOptions
+from clq_serve.detector import DetectOptions, Engine
 from clq_serve.engine import OnnxEngine
 from clq_serve.errors import ImageError
 from clq_serve.golden import check_golden
@@ -80,17 +79,9 @@ def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | No
     model, _ = load_model(request.checkpoint)
     name = request.config.name
     version = request.version or next_version(request.out / name)
-    final = request.out / name / str(version)
-    if final.exists():
-        raise ExportError(f"{final}: exists already; give another --version or none")
-    beside = request.out / f".{name}-{version}.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    # The loader holds folder names against the manifest, so the folder beside has the same two.
-    folder = beside / name / str(version)
-    folder.mkdir(parents=True)
-    try:
-        golden = golden_inputs(request)
-        reference = TorchEngine(model)
+    golden = golden_inputs(request)
+    reference = TorchEngine(model)
+    with new_bundle(request.out, name, version) as folder:
         write_graph(model, folder / MODEL_FILE, request.dcn)
         write_golden(folder / GOLDEN_FILE, golden, reference)
         manifest = make_manifest(request, version, folder)
@@ -101,25 +92,17 @@ def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | No
         check_golden(engine, bundle)
         measured = None
         if request.eval_split is not None:
-            rule = bundle.manifest.input.rule
-            options = DetectOptions(
-                request.config.eval.score, request.config.eval.iou, request.config.eval.max
-            )
-            measured = evaluate(engine, rule, request.config.data, request.eval_split, options)
-            metric = as_metric(measured, request)
+            measured = measure(engine, bundle, request.config, request.eval_split)
+            metric = as_metric(measured, request.config.name, request.eval_split, request.command)
             write_manifest(manifest.model_copy(update={"metrics": (metric,)}), folder)
             load_bundle(folder)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, final)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return final, parity, measured
+    return request.out / name / str(version), parity, measured
 
 
-def next_version(folder: Path) -> int:
-    """The whole number after the largest version in the folder of a model."""
-    found = [int(p.name) for p in folder.glob("*") if re.fullmatch(r"[1-9]\d*", p.name)]
-    return max(found, default=0) + 1
+def measure(engine: Engine, bundle: Bundle, config: Config, split: str) -> Evaluation:
+    """The COCO figures of the bundle's engine on a split of the configuration's data."""
+    options = DetectOptions(config.eval.score, config.eval.iou, config.eval.max)
+    return evaluate(engine, bundle.manifest.input.rule, config.data, split, options)
 
 
 def golden_inputs(request: ExportRequest) -> list[Pixels]:
@@ -140,8 +123,8 @@ def golden_inputs(request: ExportRequest) -> list[Pixels]:
     return inputs
 
 
-def write_golden(path: Path, inputs: Sequence[Pixels], reference: TorchEngine) -> None:
-    """golden.npz: each input and what torch gives for it."""
+def write_golden(path: Path, inputs: Sequence[Pixels], reference: Engine) -> None:
+    """golden.npz: each input and what the reference gives for it."""
     arrays: dict[str, np.ndarray] = {}
     for i, pixels in enumerate(inputs):
         arrays[f"images_{i}"] = pixels[None]
@@ -208,12 +191,13 @@ def recorded_config(config: Config) -> str:
     return json.dumps(tree)
 
 
-def as_metric(measured: Evaluation, request: ExportRequest) -> Metric:
+def as_metric(measured: Evaluation, data: str, split: str, command: str) -> Metric:
+    """The figures as the manifest keeps them."""
     return Metric(
-        data=f"{request.config.name}: {request.eval_split}",
+        data=f"{data}: {split}",
         images=measured.images,
         AP=round(measured.ap, 4),
         AP50=round(measured.ap50, 4),
         AP75=round(measured.ap75, 4),
-        command=request.command,
+        command=command,
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clq_export.dcn_forms import DcnForm
+from clq_export.choices import DcnForm, Runtime
 from clq_export.errors import ClqExportError
 from clq_serve.errors import BundleError
 from clq_train.errors import ClqTrainError
@@ -19,11 +19,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `onnx` a subcommand while it is the only one."""
 
 
 @app.command()
@@ -99,6 +94,52 @@ def onnx(
         )
     size = (final / "model.onnx").stat().st_size
     typer.echo(f"bundle {final} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def int8(
+    bundle: Annotated[Path, typer.Argument(help="a float32 bundle NAME/VERSION")],
+    config: Annotated[Path, typer.Option(help="YAML file that names the data")],
+    out: Annotated[Path, typer.Option(help="folder that gets NAME/VERSION/")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, for example data.root=DIR")
+    ] = None,
+    split: Annotated[str, typer.Option(help="split on which both bundles are measured")] = "val",
+    version: Annotated[int | None, typer.Option(min=1, help="[default: the next free]")] = None,
+    runtime: Annotated[
+        Runtime, typer.Option("--for", help="whose 8-bit form: unsigned or signed activations")
+    ] = "onnxruntime",
+    calibration: Annotated[int, typer.Option(min=1, help="images of the split train")] = 32,
+    max_ap_drop: Annotated[
+        float, typer.Option(min=0, help="in points of AP; a larger loss is refused")
+    ] = 0.3,
+    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Write the 8-bit sibling of a float32 bundle, and keep it if it is nearly as precise.
+
+    Both are measured on the same images in the service's own engine.
+    """
+    from clq_export.int8_bundle import Int8Request, export_int8, two_rows
+    from clq_train.config import load_config
+
+    settings = load_config(config, overrides or [])
+    command = f"clq-train eval BUNDLE --config {config} --split {split} data.root=DATA"
+    request = Int8Request(
+        bundle=bundle,
+        config=settings,
+        split=split,
+        out=out,
+        version=version,
+        runtime=runtime,
+        calibration=calibration,
+        max_ap_drop=max_ap_drop,
+        command=command,
+        threads=threads,
+    )
+    result = export_int8(request)
+    typer.echo("\n".join(two_rows(result, split)))
+    size = (result.folder / "model.onnx").stat().st_size
+    typer.echo(f"bundle {result.folder} ({size / 1e6:.1f} MB, {result.convolutions} convolutions)")
 
 
 def main() -> None:

@@ -10,14 +10,11 @@ torch exports the standard form; the others are made from it here, so that there
 All three are for what CLQ has: 3x3, stride 1, padding 1, one group, one offset group, no mask.
 """
 
-from typing import Literal
-
 import onnx
 from onnx import helper, inliner, parser
 
+from clq_export.choices import DcnForm
 from clq_export.errors import ExportError
-
-DcnForm = Literal["standard", "plugin", "taps"]
 
 DOMAIN = "clq"
 PLUGIN = "DeformConv2d"

@@ -1,8 +1,9 @@
 """What this package raises for a user's mistake or an artefact that is not the model.
 
 ClqExportError
-├── ParityError   the exported graph differs from the torch model
-└── ExportError   an input or an output folder that can't be used
+├── ParityError      the exported graph differs from the torch model
+├── PrecisionError   a bundle of lower precision loses too much AP
+└── ExportError      an input or an output folder that can't be used
 """
 
 
@@ -11,6 +12,10 @@ class ClqExportError(Exception):
 
 
 class ParityError(ClqExportError):
+    pass
+
+
+class PrecisionError(ClqExportError):
     pass
 
 

@@ -11,7 +11,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from clq_export.dcn_forms import DcnForm, with_dcn
+from clq_export.choices import DcnForm
+from clq_export.dcn_forms import with_dcn
 from clq_train.detector import ClqDetector
 
 OPSET = 22  # DeformConv (19), GroupNormalization (21)

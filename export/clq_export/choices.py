@@ -1,0 +1,6 @@
+"""The words that options accept, where the command line needs them before anything heavy."""
+
+from typing import Literal
+
+DcnForm = Literal["standard", "plugin", "taps"]  # see dcn_forms
+Runtime = Literal["onnxruntime", "tensorrt"]  # whose 8-bit form, see int8

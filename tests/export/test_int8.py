@@ -1,0 +1,157 @@
+"""The 8-bit bundle: what is quantised, what is not, and that a loss of precision is refused."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from clq_export.cli import app
+from clq_export.errors import ExportError, PrecisionError
+from clq_export.int8 import float_convolutions
+from clq_serve.bundle import load_bundle
+from clq_serve.engine import OnnxEngine
+from clq_serve.golden import check_golden, read_golden
+
+
+@pytest.fixture(scope="module")
+def config_file(checkpoint):
+    return checkpoint / "config.yaml"
+
+
+def int8(bundle, config, out, *more):
+    arguments = ["int8", str(bundle), "--config", str(config), "--out", str(out), *map(str, more)]
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="module")
+def made(bundle_folder, config_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8")
+    result = int8(bundle_folder, config_file, out, "--calibration", 4, "--max-ap-drop", 100)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.stdout, load_bundle(out / "shapes" / "2")
+
+
+def test_the_output_shows_both_figures_and_the_bundle(made):
+    output, bundle = made
+    rows = [line.split() for line in output.splitlines()]
+    assert [row[0] for row in rows[:3]] == ["val", "float32", "int8"]
+    assert str(bundle.path) in output
+
+
+def test_convolutions_are_quantised_but_not_the_ones_that_give_scores_and_positions(made):
+    graph = onnx.load(made[1].model_path).graph
+    producer = {output: node.op_type for node in graph.node for output in node.output}
+    kept = float_convolutions(graph)
+    # Two heads of class, box and quality and one of offsets, on each of 4 levels.
+    assert len(kept) == 16
+    for node in graph.node:
+        if node.op_type == "Conv":
+            quantised = producer.get(node.input[0]) == "DequantizeLinear"
+            assert quantised == (node.name not in kept), node.name
+    deformable = [node for node in graph.node if node.op_type == "DeformConv"]
+    assert len(deformable) == 4
+    assert all(producer.get(node.input[2]) != "DequantizeLinear" for node in deformable)
+
+
+def test_weights_have_a_scale_for_each_output_channel(made):
+    graph = onnx.load(made[1].model_path).graph
+    shapes = {item.name: list(item.dims) for item in graph.initializer}
+    producer = {output: node for node in graph.node for output in node.output}
+    checked = 0
+    for node in graph.node:
+        weight = producer.get(node.input[1]) if node.op_type == "Conv" else None
+        if weight is not None:
+            assert shapes[weight.input[1]] == [shapes[weight.input[0]][0]]
+            checked += 1
+    assert checked > 20
+
+
+def test_the_bundle_reproduces_its_own_golden_outputs_and_is_near_the_float_ones(
+    made, bundle_folder
+):
+    _, bundle = made
+    engine = OnnxEngine(bundle, 2)
+    assert check_golden(engine, bundle) == 2
+    for images, expected in read_golden(load_bundle(bundle_folder)):
+        found = engine.run(images)
+        assert np.abs(found.scores - expected.scores).max() < 0.1
+        assert not np.array_equal(found.scores, expected.scores)
+
+
+def test_the_manifest_says_what_it_was_made_from(made, bundle_folder):
+    _, bundle = made
+    created = bundle.manifest.created
+    assert created["precision"] == "int8 for onnxruntime"
+    assert created["from"] == load_bundle(bundle_folder).digest
+    (metric,) = bundle.manifest.metrics
+    assert metric.images == 4
+
+
+def test_the_form_for_tensorrt_has_signed_symmetric_numbers_only(
+    bundle_folder, config_file, tmp_path
+):
+    result = int8(
+        bundle_folder, config_file, tmp_path, "--for", "tensorrt", "--calibration", 2,
+        "--max-ap-drop", 100,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output + str(result.exception)
+    graph = onnx.load(tmp_path / "shapes" / "2" / "model.onnx").graph
+    values = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    pairs = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) > 20
+    for node in pairs:
+        zero = values[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+
+
+def test_a_bundle_that_loses_more_than_accepted_is_not_kept(
+    bundle_folder, config_file, tmp_path, monkeypatch
+):
+    """The figures of a model that lost half of its precision, in place of the measured ones."""
+    from dataclasses import replace
+
+    from clq_export import int8_bundle
+
+    measured = int8_bundle.measure
+    calls = []
+
+    def halved(*arguments):
+        calls.append(arguments)
+        found = measured(*arguments)
+        return replace(found, ap=0.5 / len(calls))
+
+    monkeypatch.setattr(int8_bundle, "measure", halved)
+    result = int8(bundle_folder, config_file, tmp_path, "--calibration", 2)
+    assert isinstance(result.exception, PrecisionError)
+    assert str(result.exception) == (
+        "val: AP falls from 50.00 to 25.00, by 25.00 points; accepted: 0.3"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_8_bit_bundle_is_not_quantised_again(made, config_file, tmp_path):
+    result = int8(made[1].path, config_file, tmp_path)
+    assert isinstance(result.exception, ExportError)
+    assert "is in int8 for onnxruntime; accepted: float32" in str(result.exception)
+
+
+def test_a_flipped_byte_in_the_bundle_is_refused_and_nothing_is_left(
+    bundle_folder, config_file, tmp_path
+):
+    import shutil
+
+    from clq_serve.errors import BundleError
+
+    copy = shutil.copytree(bundle_folder, tmp_path / "in" / "shapes" / "1")
+    data = bytearray((copy / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(data)
+    before = json.loads((copy / "manifest.json").read_text())
+    result = int8(copy, config_file, tmp_path / "out")
+    assert isinstance(result.exception, BundleError)
+    assert "SHA-256" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert json.loads((copy / "manifest.json").read_text()) == before
