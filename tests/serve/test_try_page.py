@@ -13,6 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from clq_serve.bundle import builtin_bundle_path
+
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
@@ -120,6 +122,47 @@ def test_an_image_can_be_dropped_or_pasted(open_page: OpenPage, kind: str, targe
     wait_for_result(page, f"{kind}.png")
     assert page.locator("#boxes button").count() > 20
     assert page.locator("#veil").is_hidden()
+
+
+def test_a_turned_webp_is_shown_upright_with_its_boxes(
+    open_page: OpenPage, builtin_server: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "turned.webp"  # stored on its side: browsers do not turn WebP by its EXIF
+    turned = Image.open(SCREEN).convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    turned.save(file, "WEBP", quality=90, exif=orientation)
+    page = open_page()
+    choose(page, file)
+    size = "picture => `${picture.naturalWidth} x ${picture.naturalHeight}`"
+    page.wait_for_selector("#stage:not(.busy)")
+    expect(page.locator("#image")).to_have_js_property("naturalWidth", 1280, timeout=PATIENCE_MS)
+    assert page.locator("#image").evaluate(size) == "1280 x 800"
+    assert "1280 × 800 WEBP" in page.inner_text("#status")
+    assert saved_json(page)["detections"] == service_says(builtin_server, file)
+
+
+def test_the_model_can_be_chosen(
+    open_page: OpenPage, start_server: Callable[..., str], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    builtin = builtin_bundle_path()
+    for bundle in (builtin, tiny_bundle):
+        shutil.copytree(bundle, tmp_path / bundle.parent.name / bundle.name)
+    page = open_page(start_server(bundle=None, models=tmp_path))
+    choices = page.locator("#model option").all_inner_texts()
+    assert sorted(choices) == ["tiny / 1", "webui-nano / 1"]
+    page.select_option("#model", label="webui-nano / 1")
+    choose(page, SCREEN)
+    assert saved_json(page)["model"]["name"] == "webui-nano"
+    page.select_option("#model", label="tiny / 1")
+    expect(page.locator("#curl")).to_contain_text("/v1/models/tiny/versions/1/detect?score=0.3")
+    wait_for_result(page, SCREEN.name)
+    assert saved_json(page)["model"]["name"] == "tiny"
+    assert set(page.locator(".chip").evaluate_all("c => c.map(x => x.dataset.label)")) <= {
+        "red",
+        "green",
+        "blue",
+    }
 
 
 def test_the_example_is_one_click_away(open_page: OpenPage) -> None:

@@ -18,27 +18,37 @@ export class Problem extends Error {
 
 /** What the service has, as GET /v1/models gives it. */
 export async function models() {
-  return (await ask("v1/models", {})).body.models;
+  return (await ask("v1/models", {}, readJson)).body.models;
 }
 
 /**
  * The detections of an image file, and how long the request took seen from here, in milliseconds.
  * Raises Problem.
  */
-export async function detect(path, file, signal) {
-  const form = new FormData();
-  form.append("image", file);
-  return ask(path, { method: "POST", body: form, signal });
+export const detect = (path, file, signal) => ask(path, posted(file, signal), readJson);
+
+/** The image file as the service sees it, turned by its EXIF orientation, as a PNG. */
+export async function upright(path, file, signal) {
+  const options = { ...posted(file, signal), accept: "image/png" };
+  return (await ask(path, options, (reply) => reply.blob())).body;
 }
 
-async function ask(path, options) {
+const readJson = (reply) => reply.json();
+
+function posted(file, signal) {
+  const form = new FormData();
+  form.append("image", file);
+  return { method: "POST", body: form, signal };
+}
+
+async function ask(path, { accept = "application/json", ...options }, read) {
   const key = apiKey.get();
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = { Accept: accept, ...(key && { Authorization: `Bearer ${key}` }) };
   const started = performance.now();
   let reply, body;
   try {
     reply = await fetch(path, { ...options, headers });
-    body = await reply.json();
+    body = await (reply.ok ? read : readJson)(reply);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(reply ? notOurs(reply) : unreachable(error));

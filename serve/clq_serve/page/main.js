@@ -1,7 +1,7 @@
 // The page /: an image goes to the service once, with all its candidates; everything after that
 // (sliders, classes, the curl line, what is saved) is done here.
 
-import { Problem, apiKey, detect, models } from "./ask.js";
+import { Problem, apiKey, detect, models, upright } from "./ask.js";
 import { makeChips, showTimes, updateChips } from "./panel.js";
 import { show } from "./stage.js";
 import { fillStrip } from "./strip.js";
@@ -45,7 +45,11 @@ async function load() {
 
 const model = () => loaded[at("model").value] ?? loaded[0];
 
-const modelPath = () => "v1/detect";
+/** The route of the chosen model; the short one if there is no choice. */
+function modelPath() {
+  if (loaded.length < 2) return "v1/detect";
+  return `v1/models/${encodeURIComponent(model().name)}/versions/${model().version}/detect`;
+}
 
 const describe = ({ digest, classes, licence }) =>
   `${digest.slice(0, 19)}, ${classes.length} classes, ${licence}`;
@@ -67,13 +71,18 @@ async function give(next) {
     if (answers.get(next)?.path !== path) {
       answers.set(next, { path, ...(await detect(path, next, signal)) });
     }
-    if (!signal.aborted) take(answers.get(next));
+    if (signal.aborted) return;
+    take(answers.get(next));
+    if (mayLieOnItsSide(answer.image)) showBlob(await upright(`${modelPath()}?format=image&score=1`, next, signal));
   } catch (problem) {
     if (signal.aborted) return;
     clear();
     complain(problem);
   }
 }
+
+/** Browsers turn JPEG files by their EXIF orientation, other formats not all of them. */
+const mayLieOnItsSide = (image) => image.orientation_applied && image.format !== "JPEG";
 
 function take({ body, roundTripMs }) {
   answer = body;
@@ -128,10 +137,15 @@ function setSliders() {
   update();
 }
 
-function preview(next) {
+function showBlob(blob) {
   const picture = at("image");
   if (picture.src) URL.revokeObjectURL(picture.src);
-  picture.src = URL.createObjectURL(next);
+  picture.src = URL.createObjectURL(blob);
+}
+
+function preview(next) {
+  const picture = at("image");
+  showBlob(next);
   picture.alt = next.name;
   at("boxes").replaceChildren();
   at("rows").replaceChildren();
@@ -226,6 +240,7 @@ addEventListener("drop", (event) => {
 for (const id of ["score", "iou", "labels"]) at(id).addEventListener("input", update);
 at("reset").addEventListener("click", setSliders);
 at("model").addEventListener("change", () => {
+  answer = null;
   at("model").title = describe(model());
   setSliders();
   if (file) give(file);
