@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from clq_serve.bundle import builtin_bundle_path
+from clq_serve.keys import Scope, new_key
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -312,6 +313,44 @@ def test_a_service_that_does_not_answer_can_be_asked_again(open_page: OpenPage) 
     page.click("#again")
     wait_for_result(page, SCREEN.name)
     assert page.locator("#problem").is_hidden()
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(
+    open_page: OpenPage, start_server: Callable[..., str], tmp_path: Path
+) -> None:
+    key, entry = new_key("page", frozenset({Scope.INFER}))
+    keys = tmp_path / "keys.toml"
+    keys.write_text(entry)
+    keys.chmod(0o600)
+    page = open_page(start_server(bundle=None, keys=keys))
+    page.expected.append("401")
+    problem = page.locator("#problem")
+    expect(problem).to_contain_text("401 no_key")
+    assert page.locator("#key-value:focus").count() == 1
+    page.fill("#key-value", "wrong")
+    page.keyboard.press("Enter")
+    expect(problem).to_contain_text("401 unknown_key")
+    page.fill("#key-value", key)
+    page.keyboard.press("Enter")
+    expect(page.locator("#model option")).to_have_text("webui-nano / 1", timeout=PATIENCE_MS)
+    assert problem.is_hidden()
+    assert page.locator("#key").is_hidden()
+    choose(page, SCREEN)
+    line = page.inner_text("#curl")
+    assert line.startswith('curl -H "Authorization: Bearer $CLQ_API_KEY" -F image=@checkout.png')
+    assert key not in page.content()
+    assert page.evaluate("() => localStorage.length + document.cookie.length") == 0
+    command = [part.replace("$CLQ_API_KEY", key) for part in shlex.split(line)]
+    done = subprocess.run(
+        [*command, "--silent", "--fail"], cwd=SCREENS, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["detections"] == saved_json(page)["detections"]
+    page.reload()
+    choose(page, SCREEN)  # without asking for the key again
+    page.click("#key-open")
+    page.click("#key-forget")
+    page.set_input_files("#file", SCREEN)
+    expect(problem).to_contain_text("401 no_key")
 
 
 def test_the_page_works_without_a_mouse(open_page: OpenPage) -> None:

@@ -263,7 +263,7 @@ at("key-open").addEventListener("click", () => {
 });
 at("key").addEventListener("submit", (event) => {
   event.preventDefault();
-  apiKey.set(at("key-value").value);
+  apiKey.set(at("key-value").value.trim());
   at("key-value").value = "";
   at("key").hidden = at("problem").hidden = true;
   if (retry === start || answer === null) retry();
