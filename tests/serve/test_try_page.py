@@ -166,6 +166,23 @@ def test_the_model_can_be_chosen(
     }
 
 
+def test_a_new_version_that_was_loaded_meanwhile_is_named(
+    open_page: OpenPage, start_server: Callable[..., str], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "tiny/1")
+    url = start_server(bundle=None, models=tmp_path, public_model_control=True)
+    page = open_page(url)
+    choose(page, SCREEN)
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    shutil.copytree(tiny_bundle, tmp_path / "tiny/2")
+    (tmp_path / "tiny/2/manifest.json").write_text(json.dumps(manifest | {"version": 2}))
+    load = f"{url}/v2/repository/models/tiny/load"
+    httpx.post(load, timeout=60, trust_env=False).raise_for_status()
+    choose(page, SCREENS / "docs.png")
+    assert saved_json(page)["model"]["version"] == 2
+    assert page.locator("#model option").all_inner_texts() == ["tiny / 2"]
+
+
 def test_the_example_is_one_click_away(open_page: OpenPage) -> None:
     page = open_page()
     page.click("#example")

@@ -33,15 +33,22 @@ async function start() {
   }
 }
 
-async function load() {
+/** Asks for the models, and chooses the one that is `answering`, if that is given. */
+async function load(answering) {
   loaded = await models();
   at("model").replaceChildren(
     ...loaded.map((each, index) => new Option(`${each.name} / ${each.version}`, index)),
   );
+  if (answering) at("model").value = Math.max(0, loaded.findIndex((each) => isSame(each, answering)));
   at("model").disabled = loaded.length < 2;
   at("model").title = describe(model());
   setSliders();
 }
+
+const isSame = (one, other) =>
+  ["name", "version", "digest"].every((member) => one[member] === other[member]);
+
+const isLoaded = (one) => loaded.some((each) => isSame(each, one));
 
 const model = () => loaded[at("model").value] ?? loaded[0];
 
@@ -68,15 +75,19 @@ async function give(next) {
   try {
     if (!loaded.length) await load();
     const path = `${modelPath()}?score=${FLOOR}&iou=1&max=1000`;
-    if (answers.get(next)?.path !== path) {
+    const known = answers.get(next);
+    if (known?.path !== path || !isLoaded(known.body.model)) {
       answers.set(next, { path, ...(await detect(path, next, signal)) });
     }
+    const { body } = answers.get(next);
+    if (!isLoaded(body.model)) await load(body.model); // another version came meanwhile
     if (signal.aborted) return;
     take(answers.get(next));
     if (mayLieOnItsSide(answer.image)) showBlob(await upright(`${modelPath()}?format=image&score=1`, next, signal));
   } catch (problem) {
     if (signal.aborted) return;
     clear();
+    if (problem.code === "unknown_model") loaded = []; // it was unloaded: look again next time
     complain(problem);
   }
 }
