@@ -32,7 +32,7 @@ def main() -> None:
 
 def _request(metrics: Metrics) -> None:
     metrics.request_began()
-    metrics.request_ended("/v1/detect", 200)
+    metrics.request_ended("/v1/detect", 200, 0.1)
 
 
 def _image(metrics: Metrics, found: Detections) -> None:

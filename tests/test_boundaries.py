@@ -20,6 +20,7 @@ DEPENDENCIES = {
         *("annotated_doc", "fastapi", "numpy", "onnxruntime", "PIL", "pydantic", "starlette"),
         *("typer", "uvicorn", "python_multipart", "prometheus_client", "httptools"),
         *("tensorrt", "cuda"),  # the extra `tensorrt`, imported when a plan is opened
+        "opentelemetry",  # the extra `otel`, imported when an endpoint is configured
     },
     "client/clq_client": {
         *("httpx", "typer", "rich", "PIL", "numpy", "av", "pyarrow", "pycocotools"),

@@ -28,6 +28,7 @@ from clq_serve.request_log import RequestLog
 from clq_serve.responses import Problem
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
+from clq_serve.telemetry import Telemetry
 from clq_serve.watching import watching
 
 
@@ -39,6 +40,8 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
             starts, and a BundleError then stops the server
     """
 
+    telemetry = Telemetry.configured(settings.otel_endpoint)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = ModelStore.open(settings) if models is None else models
@@ -48,6 +51,8 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
             yield
         service.close()
         store.close()
+        if telemetry is not None:
+            telemetry.close()
 
     app = FastAPI(
         title="CLQ",
@@ -64,7 +69,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     app.state.keys = Keys(settings.keys) if settings.keys else None
     if app.state.keys is not None:
         app.add_middleware(KeyGuard, keys=app.state.keys, scopes_of=public_scopes)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, telemetry=telemetry)
     problems.install(app)
     app.include_router(routes_compat.router)
     app.include_router(routes_detect.router)

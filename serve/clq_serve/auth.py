@@ -19,7 +19,7 @@ from clq_serve.limits import Limiter
 
 # Probes, and the page, which asks for a key itself and holds nothing secret.
 _OPEN = re.compile(
-    r"/|/docs|/page/.*|/openapi\.json|/favicon\.ico|/healthz|/readyz|/startupz|/v2/health/.*"
+    r"/|/docs|/page/.*|/openapi\.json|/favicon\.ico|/healthz|/readyz|/startupz|/ping|/v2/health/.*"
     r"|/v2/models/[^/]+(/versions/[^/]+)?/ready"
 )
 _CONTROL = re.compile(r"/v2/repository/models/.*|/v2/logging")

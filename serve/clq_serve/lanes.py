@@ -191,6 +191,11 @@ class Lanes:
             return [lane.trouble for lane in self._lanes if lane.trouble]
 
     @property
+    def lost(self) -> int:
+        """How many lanes were given up for good."""
+        return sum(lane.dead for lane in self._lanes)
+
+    @property
     def dead(self) -> bool:
         """Whether no lane will ever answer again."""
         return all(lane.dead for lane in self._lanes)

@@ -58,6 +58,10 @@ class Metrics:
             "clq_requests", "Answered requests; 499: the client left before the answer.",
             ["route", "status"], registry=registry,
         )  # fmt: skip
+        self._request_seconds = Histogram(
+            "clq_request_seconds", "From the headers of a request to the end of its answer.",
+            ["route"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._inside = Gauge("clq_requests_in_progress", "Requests inside now.", registry=registry)
         self._connections = Gauge("clq_connections", "Open connections.", registry=registry)
         self._cut_off = Counter(
@@ -116,10 +120,11 @@ class Metrics:
         """A request came in, on any route."""
         self._inside.inc()
 
-    def request_ended(self, route: str, status: int) -> None:
+    def request_ended(self, route: str, status: int, seconds: float) -> None:
         """A request was answered; `route` is its template, e.g. /v1/models/{name}."""
         self._inside.dec()
         self._requests.labels(route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
 
     def connection_opened(self) -> None:
         """A client connected."""

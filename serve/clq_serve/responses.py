@@ -158,9 +158,19 @@ class LabelsAnswer(Answer):
 
 
 class StatusAnswer(Answer):
-    """Answer of GET /healthz and GET /readyz."""
+    """Answer of GET /ping, as TorchServe has it."""
 
     status: str
+
+
+class HealthAnswer(Answer):
+    """Answer of /startupz, /healthz and /readyz, when they are content."""
+
+    status: Annotated[str, Field(description="alive, started or ready")]
+    uptime_s: Annotated[float, Field(description="seconds since the models were loaded")]
+    draining: Annotated[bool, Field(description="whether the service is stopping")]
+    models: Annotated[tuple[str, ...], Field(description="NAME/VERSION of what is loaded")]
+    troubles: Annotated[tuple[str, ...], Field(description="lanes that are out of order")]
 
 
 class Problem(BaseModel):

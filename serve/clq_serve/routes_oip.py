@@ -43,7 +43,7 @@ from clq_serve.oip_tensors import (
 )
 from clq_serve.parameters import DetectParameters, priority_of, timeout_of
 from clq_serve.routes_info import service_of
-from clq_serve.routes_probes import readyz
+from clq_serve.routes_probes import healthz, readyz
 from clq_serve.service import DetectCall, DetectService, Outcome, Priority, Visit
 
 router = APIRouter(prefix="/v2", include_in_schema=False)  # docs/oip.md describes it
@@ -69,8 +69,9 @@ async def server() -> JSONResponse:
 
 
 @router.get("/health/live")
-async def live() -> JSONResponse:
-    """Whether the process answers at all."""
+async def live(request: Request) -> JSONResponse:
+    """Whether the process should live on, as /healthz."""
+    await healthz(request)
     return JSONResponse({"live": True})
 
 

@@ -1,27 +1,57 @@
 """The probes that orchestrators ask, on both listeners."""
 
+import time
+
 from fastapi import APIRouter, Request
 
 from clq_serve import problems
-from clq_serve.errors import EngineDown, Unavailable
-from clq_serve.responses import StatusAnswer
+from clq_serve.errors import EngineDown, Unavailable, UnknownModel
+from clq_serve.responses import HealthAnswer
 from clq_serve.routes_info import service_of
 
 router = APIRouter()
 
 
-@router.get("/healthz")
-async def healthz() -> StatusAnswer:
-    """Whether the process answers at all."""
-    return StatusAnswer(status="ok")
+@router.get("/startupz")
+async def startupz(request: Request) -> HealthAnswer:
+    """Whether the start is over: nothing answers here before the models are loaded and warm."""
+    return _status(request, "started")
 
 
-@router.get("/readyz", responses=problems.documented({503: "it does not"}))
-async def readyz(request: Request) -> StatusAnswer:
-    """Whether the service wants requests; 503 while it is stopping or an engine is rebuilt."""
+@router.get("/healthz", responses=problems.documented({503: "restart it"}))
+async def healthz(request: Request) -> HealthAnswer:
+    """Whether the process should live on: 503 when an engine was lost for good, so that only a new
+    process has all of them.  Overloaded or stopping it is alive.
+    """
+    service = service_of(request)
+    if service.lanes.lost:
+        raise EngineDown("; ".join(service.lanes.troubles()))
+    return _status(request, "alive")
+
+
+@router.get("/readyz", responses=problems.documented({503: "it does not; `code` says why"}))
+async def readyz(request: Request) -> HealthAnswer:
+    """Whether the service wants requests: the default model is loaded, no engine is out of order,
+    and it is not stopping.
+    """
     service = service_of(request)
     if service.draining:
         raise Unavailable("the service is stopping", code="draining", extra={"retry_after": 1})
     if troubles := service.lanes.troubles():
         raise EngineDown("; ".join(troubles), extra={"retry_after": 5})
-    return StatusAnswer(status="ready")
+    try:
+        service.models.get()
+    except UnknownModel as err:
+        raise Unavailable(err.detail, code="not_loaded", extra={"retry_after": 5}) from None
+    return _status(request, "ready")
+
+
+def _status(request: Request, status: str) -> HealthAnswer:
+    service = service_of(request)
+    return HealthAnswer(
+        status=status,
+        uptime_s=round(time.monotonic() - service.started_s, 3),
+        draining=service.draining,
+        models=tuple(f"{model.name}/{model.version}" for model in service.models.all()),
+        troubles=tuple(service.lanes.troubles()),
+    )

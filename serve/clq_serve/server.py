@@ -23,6 +23,7 @@ from clq_serve.app import create_app
 from clq_serve.configuration import shown
 from clq_serve.errors import SettingsError
 from clq_serve.loading import LoadedModel
+from clq_serve.logs import set_up_logging
 from clq_serve.models import ModelStore
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
@@ -37,7 +38,7 @@ def serve(settings: Settings) -> None:
     Raises SettingsError if an address cannot be listened on, BundleError if the model must not be
     served; both before any request is accepted.
     """
-    _set_up_logging(settings)
+    set_up_logging(settings.log_level, settings.log_format)
     typer.echo(f"settings: {shown(settings)}")
     with contextlib.ExitStack() as listeners:
         public = listeners.enter_context(_listen("", settings.host, settings.port))
@@ -185,11 +186,3 @@ def _print_model(model: LoadedModel) -> None:
         f"on {model.placement} ({model.provider}), "
         f"{model.golden_examples} golden examples reproduced"
     )
-
-
-def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what strangers send
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns about strangers' forms

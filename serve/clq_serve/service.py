@@ -86,6 +86,7 @@ class DetectService:
     def __init__(self, models: ModelStore, settings: Settings) -> None:
         self.models = models
         self.draining = False
+        self.started_s = time.monotonic()
         self.metrics = Metrics()
         models.report_to(self.metrics)
         self.settings = settings
@@ -222,6 +223,7 @@ class DetectService:
             ("queue", given.queue_s),
             ("infer", given.infer_s),
             ("post", given.post_s),
+            ("total", total_s),
         ):
             self.metrics.stage(stage, seconds)
         self.metrics.detections(model.name, model.version, given.detections)

@@ -190,6 +190,12 @@ class Settings(BaseModel):
             queue_bytes=self.queue_bytes,
         )
 
+    log_format: Literal["text", "json"] = "text"
+    """Lines of text, or one JSON object a line."""
+    otel_endpoint: str | None = None
+    """Receiver of OpenTelemetry spans (OTLP over HTTP), e.g. http://127.0.0.1:4318; the standard
+    OTEL_EXPORTER_OTLP_ENDPOINT counts too.  Needs the extra clq-serve[otel]."""
+
     @property
     def image_limits(self) -> ImageLimits:
         """The part that decides which images are too large."""

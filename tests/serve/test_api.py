@@ -249,8 +249,6 @@ def test_a_usable_request_id_is_kept_and_another_replaced(server: str) -> None:
 
 
 def test_information_routes(server: str) -> None:
-    assert get(f"{server}/healthz").json() == {"status": "ok"}
-    assert get(f"{server}/readyz").json() == {"status": "ready"}
     (model,) = get(f"{server}/v1/models").json()["models"]
     assert (model["name"], model["classes"]) == ("tiny", ["red", "green", "blue"])
     assert model["thresholds"] == {"score": 0.3, "iou": 0.6, "max": 100}

@@ -1,9 +1,7 @@
 """API keys: their file, what they are good for, and how much may be asked with them."""
 
 import asyncio
-import hashlib
 import logging
-import os
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from hypothesis import given
 from hypothesis import strategies as st
+from key_files import entry, write
 from service_process import command
 
 from clq_serve import keys as keys_module
@@ -27,24 +26,11 @@ from clq_serve.settings import Settings
 Ask = Callable[[AsyncClient, AsyncClient], Awaitable[None]]
 
 
-def entry(key: str, *scopes: str, more: str = "") -> str:
-    """An entry of the file; the name is the key itself."""
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    return f'[{key}]\ndigest = "sha256:{digest}"\nscopes = {list(scopes)}\n{more}\n'
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "keys.toml"
     write(path, entry("cam", "infer"), entry("ops", "admin"), entry("prom", "metrics"))
     return path
-
-
-def write(path: Path, *entries: str) -> None:
-    beside = path.with_suffix(".new")
-    beside.write_text("\n".join(entries))
-    beside.chmod(0o600)
-    os.replace(beside, path)
 
 
 def ask_both(model: LoadedModel, file: Path, ask: Ask) -> None:
@@ -139,7 +125,7 @@ def test_every_other_route_is_closed(tiny_model_loaded: LoadedModel, file: Path)
         for path, methods in app.openapi()["paths"].items():
             for method in methods:
                 answer = await public.request(method, path.replace("{", "").replace("}", ""))
-                is_open = path in ("/healthz", "/readyz", "/startupz") or (
+                is_open = path in ("/healthz", "/readyz", "/startupz", "/ping") or (
                     path.startswith("/v2/") and path.endswith(("/ready", "/live"))
                 )
                 assert (answer.status_code == 401) is not is_open, path

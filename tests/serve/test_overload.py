@@ -168,17 +168,3 @@ def test_a_bug_is_a_500_without_its_details_and_the_next_request_is_answered(
     assert httpx.get(f"{server}/healthz", timeout=PATIENCE_S).status_code == 200
     record = next(r for r in caplog.records if "the-one failed" in r.getMessage())
     assert record.exc_info is not None
-
-
-def test_each_request_is_one_line_in_the_log(
-    start_server, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="clq_serve.request_log")
-    server = start_server()
-    post(server, picture(), headers={"X-Request-ID": "logged"})
-    post(server, b"?", headers={"X-Request-ID": "refused"})
-    wait_for(lambda: "refused" in caplog.text)
-    lines = [r.getMessage() for r in caplog.records if r.name == "clq_serve.request_log"]
-    assert len(lines) == 2
-    assert "request_id=logged POST /v1/detect status=200 detections=3 ms=" in lines[0]
-    assert "request_id=refused POST /v1/detect status=415 detections=- ms=" in lines[1]
