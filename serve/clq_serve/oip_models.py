@@ -40,6 +40,16 @@ class ProtocolModel:
         return str(self.loaded.version)
 
     @property
+    def on_tensorrt(self) -> bool:
+        """Whether a TensorRT plan answers, and not ONNX Runtime with any of its providers."""
+        return self.loaded.provider.startswith("TensorRT ")
+
+    @property
+    def platform(self) -> str:
+        """Triton's word for what is run."""
+        return "tensorrt_plan" if self.on_tensorrt else "onnxruntime_onnx"
+
+    @property
     def input(self) -> tuple[str, str, list[int]]:
         """Name, datatype and shape of the one input, with the side that counts images."""
         return (
@@ -110,7 +120,7 @@ def metadata(store: ModelStore, model: ProtocolModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": [str(version) for version in versions],
-        "platform": "onnxruntime_onnx",
+        "platform": model.platform,
         "inputs": [{"name": name, "datatype": datatype, "shape": shape}],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, *shape]}
@@ -129,8 +139,8 @@ def config(model: ProtocolModel, settings: Settings) -> dict[str, Any]:
     group = {"name": f"{model.name}_0", "count": len(model.loaded.lanes)}
     return {
         "name": model.name,
-        "platform": "onnxruntime_onnx",
-        "backend": "onnxruntime",
+        "platform": model.platform,
+        "backend": "tensorrt" if model.on_tensorrt else "onnxruntime",
         "version_policy": {"latest": {"num_versions": settings.versions_kept}},
         "max_batch_size": settings.max_images_per_request if batched else 0,
         "input": [_port(name, datatype, shape[1:] if batched else shape)],

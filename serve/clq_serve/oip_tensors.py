@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from clq_serve.errors import BadInferRequest, BodyTooLarge
+from clq_serve.json_bodies import json_values
 
 Parameters = dict[str, str | int | float | bool]
 
@@ -150,7 +151,7 @@ def read_infer_request(body: bytes, json_length: int | None) -> InferRequest:
 
 def parse_object(text: bytes) -> dict[str, Any]:
     """The JSON object that `text` is.  Raises BadInferRequest or BodyTooLarge."""
-    values = sum(map(text.count, (b",", b"[", b"{")))  # at least as many as there are
+    values = json_values(text)
     if values > MAX_JSON_VALUES:
         raise BodyTooLarge(
             f"the JSON of the request has about {values} values; {MAX_JSON_VALUES} are accepted: "

@@ -4,6 +4,7 @@ They are on both listeners, because tritonclient knows one address only; on the 
 changes anything is refused unless the setting `public_model_control` is true.
 """
 
+import asyncio
 import logging
 from typing import Any
 
@@ -43,7 +44,8 @@ async def index(request: Request, repository: str = "") -> JSONResponse:
     ready_only = asked.get("ready", False)
     if not isinstance(ready_only, bool):
         raise BadInferRequest("ready is not true or false")
-    return JSONResponse(repository_index(service_of(request).models, ready_only))
+    store = service_of(request).models
+    return JSONResponse(await asyncio.to_thread(repository_index, store, ready_only))
 
 
 @router.post("/repository/models/{name}/load")
@@ -55,7 +57,7 @@ async def load(request: Request, name: str) -> JSONResponse:
             "load has parameters; accepted: none, because a model is what its bundle says"
         )
     store = service_of(request).models
-    await store.load(repository_name(store, name))
+    await store.load(await asyncio.to_thread(repository_name, store, name))
     return JSONResponse({})
 
 
@@ -65,7 +67,7 @@ async def unload(request: Request, name: str) -> JSONResponse:
     _check_allowed(request)
     await _body(request)  # unload_dependents: no model depends on another
     store = service_of(request).models
-    store.unload(repository_name(store, name))
+    store.unload(await asyncio.to_thread(repository_name, store, name))
     return JSONResponse({})
 
 
