@@ -1,5 +1,6 @@
 """Runs the model of a bundle with ONNX Runtime, on the CPU or a GPU."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 
 from clq_serve.bundle import MODEL_FILE, Bundle, InputSpec, read_listed
 from clq_serve.candidates import Candidates
-from clq_serve.devices import CPU, Device, GpuOptions
+from clq_serve.devices import CPU, Device, DeviceKind, GpuOptions
 from clq_serve.errors import BundleError, EngineError
 from clq_serve.golden import Tolerance
 from clq_serve.preprocess import Pixels
-from clq_serve.providers import check_provider, providers
+from clq_serve.providers import check_libraries, check_provider, providers
 
 
 class OnnxEngine:
@@ -41,11 +42,7 @@ class OnnxEngine:
         self.tolerance = Tolerance()
         self._spec = bundle.manifest.input
         self._outputs = bundle.manifest.outputs.names
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.log_severity_level = 3  # errors only; they arrive as exceptions as well
+        options = _session_options(threads, spinning, device)
         wanted = providers(device, bundle, gpu or GpuOptions())
         graph = read_listed(bundle, MODEL_FILE)
         try:
@@ -54,6 +51,7 @@ class OnnxEngine:
                 graph, options, providers=wanted, enable_fallback=0
             )
         except Exception as err:  # ONNX Runtime has no public base class for its errors
+            check_libraries(device)
             raise BundleError(f"{bundle.model_path}: ONNX Runtime cannot load it: {err}") from err
         self.provider = check_provider(device, self._session.get_providers())
         _check_graph(self._session, bundle)
@@ -69,6 +67,34 @@ class OnnxEngine:
         arrays = self._session.run(self._outputs, {self._spec.name: np.ascontiguousarray(batch)})
         check_finite(arrays, self._outputs)
         return Candidates(*arrays)
+
+
+def _session_options(threads: int, spinning: bool, device: Device) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only; they arrive as exceptions as well
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    # One more block of memory for each input shape, and no time gained (benchmarks/memory.py).
+    options.enable_mem_pattern = False
+    if device.kind is DeviceKind.CPU:
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # The weights do not come from the shared memory, so that they are freed with the session.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    return options
+
+
+@functools.cache
+def _share_memory() -> None:
+    """Lets all sessions of the process take CPU memory from one pool instead of one each: they
+    seldom work at the same time, and a model that is loaded anew uses what the old one left.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # No limit; grow by powers of two (0); the defaults of the rest.
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(0, 0, -1, -1))
 
 
 def _check_graph(session: onnxruntime.InferenceSession, bundle: Bundle) -> None:

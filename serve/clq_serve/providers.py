@@ -126,6 +126,16 @@ def check_provider(device: Device, in_use: Sequence[str]) -> str:
     raise SettingsError(f"device {device}: asked ONNX Runtime for {wanted}, it uses {got}; {why}")
 
 
+def check_libraries(device: Device) -> None:
+    """Nothing, if all libraries that `device` needs are there.  Raises SettingsError."""
+    missing = first_missing(_LIBRARIES[device.kind])
+    if missing:
+        wanted = _PROVIDERS[device.kind]
+        raise SettingsError(
+            f"device {device}: ONNX Runtime cannot use {wanted}: cannot load {missing}"
+        )
+
+
 def first_missing(libraries: Sequence[str]) -> str:
     """The first library that the loader does not find, with its complaint; "" if none."""
     for name in libraries:

@@ -1,6 +1,9 @@
 """Which engines run where: the setting `device`, lanes, sharing, and proof of the provider."""
 
 import ctypes
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +196,30 @@ def test_the_tensorrt_profile_takes_every_padded_shape_of_the_rule(tmp_path: Pat
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cuda:0", "tensorrt:0"])
+def test_the_real_gpu_package_without_a_gpu_is_refused_and_never_falls_back(device: str) -> None:
+    """Needs onnxruntime-gpu in a folder: pip install --no-deps --target FOLDER onnxruntime-gpu."""
+    folder = os.environ.get("CLQ_ONNXRUNTIME_GPU")
+    if folder is None:
+        pytest.skip("CLQ_ONNXRUNTIME_GPU names no folder with onnxruntime-gpu")
+    if first_missing(["libcuda.so.1"]) == "":
+        pytest.skip("this machine has a GPU driver")
+    code = "from clq_serve.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([folder, *sys.path]), "CLQ_SERVE_DEVICE": device},
+    )
+    assert done.returncode == 1
+    assert f"clq-serve: device {device}: " in done.stderr
+    assert "cannot load libcuda.so.1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.gpu
