@@ -33,6 +33,7 @@ CLIENTS = (1, 8, 32)
 BAR_RATE = 0.95  # at 32 clients, of the bare loop's
 BAR_LATENCY = 1.10  # median at 1 client, of the bare loop's
 BAR_READY_S = 3.0
+PAUSE_S = 0.5  # in which the service drops what wrk left behind at the end of its turn
 LUA = """
 local bodies, turn = {}, 0
 function init(paths)
@@ -101,6 +102,7 @@ def main() -> None:
             found = bare((model.wide or model.lanes[0],), model, files, seconds)
             _ = warm_up or rows["bare loop, one image"].add(*found)
             for clients in CLIENTS:
+                time.sleep(PAUSE_S)
                 measured = wrk(service, arguments.images, clients, seconds)
                 _ = warm_up or rows[f"service, {clients} clients"].add(*measured)
         busy_mib = service.memory_mib()

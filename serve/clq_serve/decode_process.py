@@ -71,8 +71,8 @@ class DecodeProcess:
         most_bytes  what the prepared pixels take at most
         limit_s     when the process is killed, because nobody waits for the image any more
 
-        Raises ImageError; DecoderCrashed, an ImageError, if the process died with this image or
-        was killed because of it; EngineError if no process can be started.
+        Raises ImageError; DecoderCrashed, an ImageError, if the process died with this image;
+        TimeoutError when it was killed; EngineError if no process can be started.
         """
         if self._process.poll() is not None:  # it died with nothing to do: nobody's fault
             log.warning("decoding process %d is gone and is replaced", self._process.pid)
@@ -82,9 +82,12 @@ class DecodeProcess:
         try:
             self._connection.settimeout(max(0.01, limit_s))
             answer = self._ask(data, asked, max(len(data), most_bytes))
-        except OSError as err:  # died, or took too long
-            why = self._end()
+        except TimeoutError:
             self._replace()
+            raise
+        except OSError as err:
+            why = self._end()
+            self._start()
             raise DecoderCrashed(f"the process that decoded the image {why}") from err
         if "error" in answer:
             kind = _ERRORS[answer["error"]]
@@ -158,12 +161,10 @@ class DecodeProcess:
                 code = self._process.wait(0.2)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                code = self._process.wait()
         with contextlib.suppress(OSError):
             self._lines.close()
         self._connection.close()
-        if code is None:
-            return "did not answer in time"
         return f"died ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
 
 

@@ -59,7 +59,7 @@ class Decoders:
         unwanted    whether nobody waits for it any more, asked when its turn has come
         deadline_s  time.monotonic() at which nobody does
 
-        Raises ImageError, ClientLeft.
+        Raises ImageError, ClientLeft, or TimeoutError when that time has come.
         """
         loop = asyncio.get_running_loop()
         decode = self._decode_elsewhere if self._processes else self._decode_here
@@ -130,5 +130,7 @@ def most_pixels(rule: InputRule) -> int:
 
 
 def _refuse_unwanted(unwanted: Callable[[], bool], deadline_s: float) -> None:
-    if unwanted() or time.monotonic() >= deadline_s:
-        raise ClientLeft("nobody waited any more when the image's turn to be decoded came")
+    if unwanted():
+        raise ClientLeft("the client left before its image was decoded")
+    if time.monotonic() >= deadline_s:
+        raise TimeoutError

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -174,7 +174,7 @@ class DetectService:
 
     async def _detect(
         self,
-        decode: Callable[[Callable[[], bool]], Awaitable[DecodedUpload]],
+        decode: Callable[[Callable[[], bool]], Coroutine[None, None, DecodedUpload]],
         pixels: int,
         bytes: int,
         call: DetectCall,
@@ -193,7 +193,7 @@ class DetectService:
         watcher = loop.create_task(self._watch(call.gone, job))
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):
-                decoded = await decode(answer.done)
+                decoded = await _unless_left(decode(answer.done), answer)
                 self.lanes.enqueue(job, decoded.prepared)
                 given = await answer
         except TimeoutError:
@@ -243,3 +243,19 @@ class DetectService:
                 batch_size=given.batch_size,
             ),
         )
+
+
+async def _unless_left(
+    decoding: Coroutine[None, None, DecodedUpload], answer: asyncio.Future[Answer]
+) -> DecodedUpload:
+    """The decoded image; raises ClientLeft as soon as that is the answer, so that an image whose
+    turn has not come holds its place no longer.
+    """
+    task = asyncio.ensure_future(decoding)
+    try:
+        await asyncio.wait((task, answer), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await answer
+        return await task
+    finally:
+        task.cancel()

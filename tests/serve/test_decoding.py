@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_while_it_has_nothing_to_do_costs_nothing(
 def test_a_process_that_does_not_answer_in_time_is_replaced(process: DecodeProcess) -> None:
     process.decode(png(), RULE, MOST, PATIENCE_S)
     os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(DecoderCrashed, match="did not answer in time"):
+    with pytest.raises(TimeoutError):
         process.decode(png(), RULE, MOST, 0.05)
     assert process.decode(png(), RULE, MOST, PATIENCE_S).format == "PNG"
 
@@ -150,7 +150,7 @@ def test_an_image_that_nobody_waits_for_any_more_is_not_decoded() -> None:
         later_s = time.monotonic() + PATIENCE_S
         with pytest.raises(ClientLeft):
             await decoders.decode(b"never looked at", RULE, lambda: True, later_s)
-        with pytest.raises(ClientLeft):
+        with pytest.raises(TimeoutError):
             await decoders.decode(b"never looked at", RULE, lambda: False, 0.0)
 
     with_decoders(scenario)
