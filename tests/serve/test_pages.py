@@ -1,9 +1,18 @@
 """The files of / and /docs as they leave the service; test_try_page.py has a browser."""
 
+import html
+import importlib.resources
 import re
 
 import httpx
 import pytest
+
+from clq_serve.admin_app import create_admin_app
+from clq_serve.app import create_app
+from clq_serve.loading import LoadedModel
+from clq_serve.models import ModelStore
+from clq_serve.service import DetectService
+from clq_serve.settings import Settings
 
 
 def get(url: str, **headers: str) -> httpx.Response:
@@ -56,6 +65,26 @@ def test_a_file_is_sent_once_and_then_only_if_it_has_changed(server: str) -> Non
     assert (again.status_code, again.content) == (304, b"")
     changed = get(f"{server}/page/main.js", **{"If-None-Match": '"another"'})
     assert changed.content == first.content
+
+
+def test_the_reference_names_every_route(tiny_model_loaded: LoadedModel) -> None:
+    text = html.unescape(importlib.resources.files("clq_serve").joinpath("docs.html").read_text())
+    named = re.findall(r"(?<![\w.])/[\w./-]+", re.sub(r"<[^>]+>", " ", text))
+    service = DetectService(ModelStore([tiny_model_loaded]), Settings(threads=1))
+    apps = [create_app(service.settings, service.models), create_admin_app(service)]
+    paths = {path for app in apps for path in app.openapi()["paths"]}
+    service.close()
+    assert len(paths) > 15
+    for path in paths:
+        shown = path.replace("{name}", "NAME").replace("{version}", "N")
+        families = [name.removesuffix("...") for name in named if name.endswith("...")]
+        assert shown in named or any(shown.startswith(family) for family in families), path
+
+
+def test_the_problems_are_listed_by_status(server: str) -> None:
+    rows = re.findall(r'<tr id="\w+"><td>(\d+)</td>', get(f"{server}/docs").text)
+    assert rows == sorted(rows)
+    assert len(rows) > 20
 
 
 @pytest.mark.parametrize("name", ["none.js", "index.html", "..%2fapp.py", "%2e%2e%2fapp.py"])
