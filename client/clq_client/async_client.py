@@ -1,15 +1,14 @@
 """The client for asyncio: requests and answers of `requests`, retries of `retry`, over httpx."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import cache
 from typing import Self
 
 import httpx
 
 from clq_client.errors import ClqError, ConnectionFailed, DeadlineExceeded, UnexpectedAnswer
 from clq_client.images import ImageInput, image_bytes
+from clq_client.lines import Lines
 from clq_client.requests import (
     Answer,
     Request,
@@ -27,7 +26,6 @@ from clq_client.retry import Attempts
 from clq_client.settings import ClientSettings, Priority
 
 CONNECT_TIMEOUT_S = 5.0
-_LIMITS = httpx.Limits(max_connections=None)  # the caller says how many calls there are
 
 
 class AsyncClient:
@@ -49,7 +47,7 @@ class AsyncClient:
         self._settings = ClientSettings.checked(
             url, api_key, model, version, priority, deadline_s, retries, proxy, ca_file
         )
-        self._http = open_http(self._settings)
+        self._lines = Lines(self._settings)
 
     @property
     def url(self) -> str:
@@ -69,7 +67,7 @@ class AsyncClient:
         # Only what takes time leaves the loop.
         content = image if type(image) is bytes else await asyncio.to_thread(image_bytes, image)
         request = detect_request(self._settings, content, score, iou, max, classes, traceparent)
-        return parse_detect(await call(self._http, self._settings, request))
+        return parse_detect(await call(self._lines, self._settings, request))
 
     async def detect_many(
         self,
@@ -93,18 +91,18 @@ class AsyncClient:
 
     async def models(self) -> tuple[ModelInfo, ...]:
         """See Client.models."""
-        return parse_models(await call(self._http, self._settings, info_request("/v1/models")))
+        return parse_models(await call(self._lines, self._settings, info_request("/v1/models")))
 
     async def labels(self) -> tuple[Label, ...]:
         """See Client.labels."""
-        return parse_labels(await call(self._http, self._settings, labels_request(self._settings)))
+        return parse_labels(await call(self._lines, self._settings, labels_request(self._settings)))
 
     async def ready(self) -> bool:
         """See Client.ready."""
-        return await ask_ready(self._http, self._settings)
+        return await ask_ready(self._lines, self._settings)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._lines.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,22 +111,12 @@ class AsyncClient:
         await self.close()
 
 
-def open_http(settings: ClientSettings) -> httpx.AsyncClient:
-    """The connections that the settings ask for; none is opened yet."""
-    return httpx.AsyncClient(
-        trust_env=False,
-        verify=_tls() if settings.ca_file is None else settings.tls(),
-        limits=_LIMITS,
-        proxy=settings.proxy,
-    )
-
-
-async def call(http: httpx.AsyncClient, settings: ClientSettings, request: Request) -> Answer:
+async def call(lines: Lines, settings: ClientSettings, request: Request) -> Answer:
     """The answer of status 200, after as many attempts as the settings allow."""
     attempts = Attempts(settings.retries, settings.deadline_s)
     while True:
         try:
-            answer = await _send(http, settings, request, attempts.next_timeout_s())
+            answer = await _send(lines, settings, request, attempts.next_timeout_s())
             raise_for_status(answer, request)
             return answer
         except ClqError as error:
@@ -163,23 +151,24 @@ async def detect_each(
     return [found[index] for index in sorted(found)]
 
 
-async def ask_ready(http: httpx.AsyncClient, settings: ClientSettings) -> bool:
+async def ask_ready(lines: Lines, settings: ClientSettings) -> bool:
     """Whether /readyz says yes; asked once."""
     request = info_request("/readyz")
-    answer = await _send(http, settings, request, settings.deadline_s)
+    answer = await _send(lines, settings, request, settings.deadline_s)
     if answer.status not in (200, 503):
         raise error_of(answer, request)
     return answer.status == 200
 
 
 async def _send(
-    http: httpx.AsyncClient, settings: ClientSettings, request: Request, timeout_s: float
+    lines: Lines, settings: ClientSettings, request: Request, timeout_s: float
 ) -> Answer:
     """One attempt.  asyncio's timeout is for all of it: httpx's is for each read and write."""
     body = bytearray()
     try:
         async with (
             asyncio.timeout(timeout_s),
+            lines.take() as http,
             http.stream(
                 request.method,
                 settings.url + request.path,
@@ -197,12 +186,6 @@ async def _send(
         raise _too_late(settings, request) from None
     except httpx.HTTPError as error:
         raise _failure(error, settings, request) from error
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """The usual certificates, read once: that takes 30 ms, more than some detections."""
-    return httpx.create_ssl_context(trust_env=False)
 
 
 def _too_late(settings: ClientSettings, request: Request) -> DeadlineExceeded:

@@ -92,7 +92,7 @@ class Client:
         content = image_bytes(image)  # in this thread: files and pictures belong to it
         request = detect_request(self._settings, content, score, iou, max, classes, traceparent)
         loop = self._started()
-        return parse_detect(loop.run(call(loop.http, self._settings, request)))
+        return parse_detect(loop.run(call(loop.lines, self._settings, request)))
 
     def detect_many(
         self,
@@ -118,25 +118,25 @@ class Client:
         async def detect(image: ImageInput) -> DetectResult:
             content = await asyncio.to_thread(image_bytes, image)
             request = detect_request(self._settings, content, score, iou, max, classes, traceparent)
-            return parse_detect(await call(loop.http, self._settings, request))
+            return parse_detect(await call(loop.lines, self._settings, request))
 
         return loop.run(detect_each(given, detect, concurrency))
 
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that the service has loaded."""
         loop = self._started()
-        return parse_models(loop.run(call(loop.http, self._settings, info_request("/v1/models"))))
+        return parse_models(loop.run(call(loop.lines, self._settings, info_request("/v1/models"))))
 
     def labels(self) -> tuple[Label, ...]:
         """The classes of the model; the index is the class_id of a detection."""
         loop = self._started()
         request = labels_request(self._settings)
-        return parse_labels(loop.run(call(loop.http, self._settings, request)))
+        return parse_labels(loop.run(call(loop.lines, self._settings, request)))
 
     def ready(self) -> bool:
         """Whether the service takes images now; asks once, and raises if nothing is there."""
         loop = self._started()
-        return loop.run(ask_ready(loop.http, self._settings))
+        return loop.run(ask_ready(loop.lines, self._settings))
 
     def close(self) -> None:
         """Closes the connections; a call that is on its way in another thread is cancelled."""

@@ -8,9 +8,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import httpx
-
-from clq_client.async_client import open_http
+from clq_client.lines import Lines
 from clq_client.settings import ClientSettings
 
 T = TypeVar("T")
@@ -21,14 +19,14 @@ class LoopThread:
     """Runs coroutines for callers in other threads.  One that is forgotten ends by itself."""
 
     def __init__(self, settings: ClientSettings) -> None:
-        self.http = open_http(settings)
+        self.lines = Lines(settings)
         self._pid = os.getpid()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="clq-client", daemon=True)
         thread.start()
         self._loop = loop
         # Not self.close: what the finalizer holds would live as long as the process.
-        self._finalizer = weakref.finalize(self, _close, loop, thread, self.http, self._pid)
+        self._finalizer = weakref.finalize(self, _close, loop, thread, self.lines, self._pid)
 
     @property
     def usable(self) -> bool:
@@ -53,7 +51,7 @@ class LoopThread:
 def _close(
     loop: asyncio.AbstractEventLoop,
     thread: threading.Thread,
-    http: httpx.AsyncClient,
+    lines: Lines,
     pid: int,
 ) -> None:
     if pid != os.getpid():
@@ -61,16 +59,16 @@ def _close(
     if threading.current_thread() is thread:  # the garbage collector ran here: nobody may wait
         loop.call_soon(loop.stop)
         return
-    asyncio.run_coroutine_threadsafe(_end(http), loop).result(_CLOSE_S)
+    asyncio.run_coroutine_threadsafe(_end(lines), loop).result(_CLOSE_S)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_CLOSE_S)
     if not thread.is_alive():
         loop.close()
 
 
-async def _end(http: httpx.AsyncClient) -> None:
+async def _end(lines: Lines) -> None:
     calls = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in calls:
         task.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    await http.aclose()
+    await lines.close()

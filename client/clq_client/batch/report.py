@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from clq_client.output import count_of, printable
@@ -17,6 +18,7 @@ from clq_client.run import Outcome
 SHOWN_FAILURES = 20
 _LINE_EVERY_S = 30.0
 _JSON_EVERY_S = 10.0
+_STILL_S = 2.0  # without an answer, before the bar says what it waits for
 
 
 class Tally:
@@ -92,12 +94,14 @@ class Bar:
         )
         self._task = self._bar.add_task("images", total=None, numbers="")
         self._reason = ""
+        self._advanced_s = time.monotonic()
 
     def start(self) -> None:
         self._bar.start()
 
     def advance(self, outcome: Outcome) -> None:
         self._reason = ""
+        self._advanced_s = time.monotonic()
         self._show()
 
     def waiting(self, reason: str) -> None:
@@ -113,7 +117,8 @@ class Bar:
         failed = tally.failed + tally.failed_before
         numbers = f"{tally.rate:.1f} img/s  left {tally.left()}  at once {tally.at_once}"
         numbers += f"  [red]failed {failed}[/red]" if failed else ""
-        numbers += f"  [yellow]waiting: {self._reason}[/yellow]" if self._reason else ""
+        if self._reason and time.monotonic() - self._advanced_s > _STILL_S:
+            numbers = f"[yellow]waiting: {escape(printable(self._reason)[:60])}[/yellow]"
         done = tally.done_before + tally.done
         self._bar.update(self._task, completed=done, total=tally.total, numbers=numbers)
 

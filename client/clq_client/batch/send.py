@@ -111,7 +111,7 @@ async def send(plan: Plan, journal: Journal, tally: Tally, report: Report) -> se
 
     def waiting(error: ClqError) -> None:
         tally.at_once = int(pace.limit)
-        report.waiting(str(error))
+        report.waiting(error.detail)
 
     feed = Feed(plan.inputs.jobs(), journal.found.seen.add)
     async with plan.connect(plan.timeout_s, 0) as client:
