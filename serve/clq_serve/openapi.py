@@ -53,7 +53,7 @@ def _described(headers: dict[str, str]) -> dict[str, Any]:
     }
 
 
-_BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
+_BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
 _BASE64 = {
     "type": "object",
     "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},

@@ -92,7 +92,7 @@ for path, method in itertools.product(
         predictions,
         methods=[method],
         responses=openapi.COMPAT_RESPONSES,
-        response_model=list[dict[str, tuple[float, float, float, float] | float]],
+        response_model=list[dict[str, list[float] | float]],
         openapi_extra=openapi.torchserve_operation(path),
     )
 
