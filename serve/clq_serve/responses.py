@@ -118,6 +118,8 @@ class ModelInfo(ModelRef):
     trained_on: str
     metrics: tuple[Metric, ...]
     licence: str
+    provider: Annotated[str, Field(description="what runs it: an ONNX Runtime provider, TensorRT")]
+    placement: Annotated[str, Field(description="devices, lanes and threads, for a person")]
 
 
 class ModelsAnswer(Answer):

@@ -69,4 +69,6 @@ def _info(model: LoadedModel) -> ModelInfo:
         trained_on=manifest.trained_on,
         metrics=manifest.metrics,
         licence=manifest.licence,
+        provider=model.provider,
+        placement=model.placement,
     )

@@ -84,6 +84,12 @@ def test_several_versions_of_one_name_answer_at_once(repository) -> None:
         store.get("tiny", 1)
 
 
+def test_the_service_tells_where_a_model_runs(start_server: StartServer) -> None:
+    (model,) = httpx.get(f"{start_server(threads=2)}/v1/models").json()["models"]
+    assert model["provider"] == "CPUExecutionProvider"
+    assert model["placement"] == "cpu: 2 lanes of 1 thread, 1 of 2 for a lone image"
+
+
 def test_without_a_default_model_it_is_the_first_by_name(repository) -> None:
     repository("tiny", 1)
     repository("another", 1)
