@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from key_files import entry, write
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -442,6 +443,29 @@ def test_models_are_loaded_and_unloaded_where_that_is_allowed(
     own("update_trace_settings", "second", {"trace_level": ["OFF"]})
     with pytest.raises(InferenceServerException, match="cannot be changed"):
         own("update_trace_settings", "second", {"trace_level": ["TIMESTAMPS"]})
+
+
+def test_keys_travel_in_the_headers_of_the_client(call: Call, start_server, tmp_path: Path) -> None:
+    write(tmp_path / "keys.toml", entry("cam", "infer"), entry("ops", "admin"))
+    own = functools.partial(
+        call.func, start_server(keys=tmp_path / "keys.toml", public_model_control=True)
+    )
+    cam, ops = ({"Authorization": f"Bearer {key}"} for key in ("cam", "ops"))
+    given = [image_input(picture())]
+    assert own("is_server_ready")
+    assert own("is_model_ready", "tiny")
+    assert own("infer", "tiny_image", given, headers=dict(cam)).as_numpy("num_dets") == 3
+    own("load_model", "tiny", headers=ops)
+    for status, method, arguments, headers in (
+        ("401", "infer", ["tiny_image", given], {}),
+        ("401", "get_server_metadata", [], {"X-API-Key": "unknown"}),
+        ("403", "load_model", ["tiny"], cam),
+        ("403", "update_log_settings", [{"log_info": True}], cam),
+    ):
+        with pytest.raises(InferenceServerException) as caught:
+            own(method, *arguments, headers=dict(headers))
+        assert caught.value.status() == status
+        assert "decoding the response" not in caught.value.message()
 
 
 def test_the_log_can_be_made_more_and_less_talkative(call: Call, start_server) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clq_serve.admin_app import create_admin_app
+from clq_serve.app import create_app
 from clq_serve.bundle import load_bundle
 from clq_serve.candidates import Candidates
 from clq_serve.detector import Detector
@@ -35,8 +36,9 @@ LENGTH = "Inference-Header-Content-Length"
 RAW = {LENGTH: "0"}
 PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else
 
-send = functools.partial(httpx.post, timeout=PATIENCE_S)
-get = functools.partial(httpx.get, timeout=PATIENCE_S)
+# verify=False: loading the certificates, which http does not need, is what such a call mostly does
+send = functools.partial(httpx.post, timeout=PATIENCE_S, verify=False)
+get = functools.partial(httpx.get, timeout=PATIENCE_S, verify=False)
 
 
 def picture() -> bytes:
@@ -272,6 +274,23 @@ def test_small_routes_are_as_kserve_and_triton_have_them(server: str) -> None:
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'{"ready":1}', b"[" * 9999])
 def test_a_malformed_question_for_the_index_is_refused(server: str, body: bytes) -> None:
     assert_error(send(f"{server}/v2/repository/index", content=body), 400, "bad_infer_request")
+
+
+def test_a_service_that_is_stopping_is_live_but_not_ready(tiny_model_loaded: LoadedModel) -> None:
+    app = create_app(Settings(threads=1), ModelStore([tiny_model_loaded]))
+
+    async def steps() -> None:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            assert (await client.get("/v2/health/ready")).status_code == 200
+            app.state.service.draining = True
+            assert_error(await client.get("/v2/health/ready"), 503, "draining")
+            assert (await client.get("/v2/health/live")).status_code == 200
+
+    asyncio.run(steps())
 
 
 def test_only_ready_models_are_listed_where_that_is_asked(start_server, repository) -> None:
