@@ -37,6 +37,7 @@ from clq_client.output import JsonLines, ProgressBar, Tables, failure_lines, pri
 from clq_client.pace import Pace, ServiceGone
 from clq_client.requests import check_classes
 from clq_client.run import InOrder, Job, Options, Outcome, detect_all
+from clq_client.tune.command import tune
 
 PATIENCE_S = 60.0  # for a few images in front of a person
 
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command()(batch)
 app.command()(bench)
 app.command("eval")(eval_)
+app.command()(tune)
 
 T = TypeVar("T")
 

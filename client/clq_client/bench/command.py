@@ -146,19 +146,20 @@ async def _run(
     ceiling = await measure_ceiling(load.requests, min(load.connections, 64))
     chosen: Measured | None
     if rates:
-        runs = await run_ramp(load, plan, rates, _tell)
+        runs = await run_ramp(load, plan, rates, tell)
         chosen = runs[-1]
     elif clients is not None:
         chosen = await measure_clients(load, plan)
         runs = [chosen]
     else:
-        runs, chosen = await search_goal(load, plan, ceiling, _tell)
+        runs, chosen = await search_goal(load, plan, ceiling, tell)
         chosen = chosen or runs[-1]
     sizes = sum(len(image) for image in images)
     return Report(service, len(images), sizes, plan, ceiling, runs, chosen)
 
 
-def _tell(run: Measured) -> None:
+def tell(run: Measured) -> None:
+    """Shows a measurement on stderr as soon as it is made."""
     typer.echo(table_lines([run])[1], err=True)
 
 
