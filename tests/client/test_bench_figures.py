@@ -7,7 +7,7 @@ import statistics
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clq_client.bench.arrivals import constant, poisson, ramp_rates
@@ -29,6 +29,7 @@ def percentile_by_loop(values, thousandths):
     raise AssertionError("no value")
 
 
+@settings(deadline=None)  # how long it takes is no matter
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.integers(1, 1000))
 def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(values, thousandths):
     expected = percentile_by_loop(values, thousandths)
@@ -158,6 +159,7 @@ def search(capacity, first, confirmed=inf, highest=1000.0):
     return asyncio.run(found), tried
 
 
+@settings(deadline=None)  # how long it takes is no matter
 @given(st.floats(0.1, 900), st.floats(0.1, 1000))
 def test_the_highest_rate_is_found_within_its_precision(capacity, first):
     rate, tried = search(capacity, first)
@@ -165,6 +167,7 @@ def test_the_highest_rate_is_found_within_its_precision(capacity, first):
     assert len(tried) < 25
 
 
+@settings(deadline=None)  # how long it takes is no matter
 @given(st.floats(0.1, 900), st.floats(0.1, 900), st.floats(0.1, 1000))
 def test_a_rate_that_is_not_confirmed_is_lowered_until_one_is(capacity, confirmed, first):
     rate, _ = search(capacity, first, confirmed)

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clq_client.tune.candidates import Candidate, default_candidates, given_candidates
@@ -22,6 +22,7 @@ STUB = shlex.join([sys.executable, str(Path(__file__).with_name("stub_service.py
 SCREENS = Path(__file__).parents[1] / "data/screens"
 
 
+@settings(deadline=None)  # how long it takes is no matter
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=40))
 def test_halving_keeps_the_best_and_every_round_costs_the_same(scores):
     spent = {}

@@ -24,6 +24,7 @@ from clq_client.bench.target import Target
 from clq_client.client import Client
 from clq_client.errors import ClqError
 from clq_client.inputs import find_images
+from clq_client.options import ApiKey, Model, Url, give_up
 from clq_client.requests import detect_request
 from clq_client.settings import ClientSettings
 
@@ -32,13 +33,9 @@ def bench(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Images, and folders; sent by turns.")
     ],
-    url: Annotated[
-        str | None,
-        typer.Option(help="Service; without it CLQ_URL, else http://127.0.0.1:8000."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name of a model; without it the default one.")
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="Open loop: requests per second.")
     ] = None,
@@ -72,14 +69,13 @@ def bench(
         rates = _rates(rate, ramp, slo, clients, steps)
         images = [path.read_bytes() for path in find_images(paths)]
         plan = Plan(warmup_s, duration_s, arrivals, seed, goal)
-        _check_service(url, model, images[0])
-        settings = ClientSettings.checked(url, None, model, None, None, timeout_s, 0, None, None)
+        _check_service(url, api_key, model, images[0])
+        settings = ClientSettings.checked(url, api_key, model, None, None, timeout_s, 0, None, None)
         load = bench_load(settings, images, clients or connections, timeout_s)
         report = asyncio.run(_run(settings.url, load, plan, rates, clients, images))
         _write(report, json_out, plot)
     except (ClqError, ValueError, OSError) as error:
-        typer.echo(f"clq-client: {error}", err=True)
-        raise typer.Exit(2) from error
+        give_up(error)
     except KeyboardInterrupt:
         typer.echo("stopped; what was measured is not complete, so nothing is reported", err=True)
         raise typer.Exit(130) from None
@@ -112,9 +108,9 @@ def _rates(
     return list(ramp_rates(*ends, steps))
 
 
-def _check_service(url: str | None, model: str | None, image: bytes) -> None:
+def _check_service(url: str | None, api_key: str | None, model: str | None, image: bytes) -> None:
     """Raises ClqError where the service does not answer an image as CLQ does."""
-    with Client(url, model=model, retries=0) as client:
+    with Client(url, api_key=api_key, model=model, retries=0) as client:
         client.detect(image)
 
 

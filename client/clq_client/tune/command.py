@@ -20,6 +20,7 @@ from clq_client.bench.run import PROBE_CLIENTS, search_goal
 from clq_client.bench.slo import Goal
 from clq_client.errors import ClqError
 from clq_client.inputs import find_images
+from clq_client.options import give_up
 from clq_client.settings import ClientSettings
 from clq_client.tune.candidates import Candidate, default_candidates, given_candidates
 from clq_client.tune.halving import halve
@@ -66,8 +67,7 @@ def tune(
             _search(trials, candidates, command, images, wanted, seconds)
         )
     except (ClqError, ValueError, OSError) as error:
-        typer.echo(f"clq-client: {error}", err=True)
-        raise typer.Exit(2) from error
+        give_up(error)
     except KeyboardInterrupt:
         typer.echo("stopped; the service process is ended.  Measured so far:", err=True)
         for line in trials.lines(goal):
