@@ -121,8 +121,26 @@ def test_the_limits_of_the_compose_file_reach_the_engine(container: dict[str, ob
     assert limits["Memory"] > 0
     assert limits["PidsLimit"] > 0
     assert limits["Init"] is True
-    published = limits["PortBindings"]["8000/tcp"]
-    assert [binding["HostIp"] for binding in published] == ["127.0.0.1"]
+    published = limits["PortBindings"]
+    assert list(published) == ["8000/tcp"]  # not the admin listener
+    assert [binding["HostIp"] for binding in published["8000/tcp"]] == ["127.0.0.1"]
+
+
+def test_the_admin_listener_answers_inside_the_container(container: dict[str, object]) -> None:
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8001/metrics').read())"
+    assert "clq_model_info" in inside(container, ask)
+
+
+def test_the_probe_of_the_container_is_cheap(container: dict[str, object]) -> None:
+    measure = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'clq_serve.healthcheck'], check=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    used_s = float(inside(container, measure).split()[-1])
+    print(f"one probe: {used_s:.3f} s of processor time")
+    assert used_s < 1.0
 
 
 def test_onnx_runtime_is_told_not_to_report_to_its_maker(container: dict[str, object]) -> None:
