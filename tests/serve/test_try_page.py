@@ -383,7 +383,7 @@ def test_the_page_works_without_a_mouse(open_page: OpenPage) -> None:
         if page.locator("#boxes button:focus").count():
             break
     words = page.locator("#boxes button:focus").get_attribute("aria-label")
-    assert words.startswith("text, score 0.")
+    assert words.startswith("text 0.")
     assert "class score" in words
     assert page.locator("#tip").is_visible()
     page.keyboard.press("ArrowRight")

@@ -68,7 +68,7 @@ function rowOf(found, index) {
 
 function inWords({ label, score, cls_score, quality, box: [x1, y1, x2, y2] }, alpha) {
   return (
-    `${label}, score ${score.toFixed(3)}: class score ${cls_score.toFixed(3)} times ` +
+    `${label} ${score.toFixed(2)}: score ${score.toFixed(3)} is class score ${cls_score.toFixed(3)} times ` +
     `quality ${quality.toFixed(3)} to the power ${alpha}; ${Math.round(x2 - x1)} by ` +
     `${Math.round(y2 - y1)} pixels at ${Math.round(x1)}, ${Math.round(y1)}`
   );
