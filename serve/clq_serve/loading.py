@@ -136,7 +136,7 @@ class _EngineMaker:
     def engine(self, place: Place) -> OnnxEngine | PlanEngine:
         engine = self._bare(place)
         compare_golden(engine, self.golden, self.bundle, engine.tolerance)
-        self._warm(engine)
+        self._warm(engine, place)
         return engine
 
     def _bare(self, place: Place) -> OnnxEngine | PlanEngine:
@@ -147,11 +147,18 @@ class _EngineMaker:
             self.bundle, place.threads, settings.spinning, device, settings.gpu_options
         )
 
-    def _warm(self, engine: Engine) -> None:
-        """Runs every other shape once: on a GPU the first run of a shape chooses kernels."""
-        done = {example.images.shape[1:3] for example in self.golden}
+    def _warm(self, engine: Engine, place: Place) -> None:
+        """Runs every other shape once, on a GPU also as the largest batch: the first run of a shape
+        chooses kernels there.
+        """
+        done = {example.images.shape for example in self.golden}
         multiple = self.bundle.manifest.input.pad.multiple
-        for height, width in self.shapes:
-            fits = height % multiple == 0 and width % multiple == 0
-            if fits and (height, width) not in done:
-                engine.run(np.zeros((1, height, width, 3), np.uint8))
+        seen = [(h, w) for h, w in self.shapes if h % multiple == 0 and w % multiple == 0]
+        for height, width in dict.fromkeys([*(shape[1:3] for shape in done), *seen]):
+            counts = {1}
+            if place.device.kind is not DeviceKind.CPU:
+                room = self.settings.batch_pixels // (height * width)
+                counts.add(max(1, min(self.settings.largest_batch, room)))
+            for count in sorted(counts):
+                if (count, height, width, 3) not in done:
+                    engine.run(np.zeros((count, height, width, 3), np.uint8))

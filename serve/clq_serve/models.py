@@ -155,7 +155,11 @@ class ModelStore:
         Raises UnknownModel if there is no such folder, ModelBusy while it is being loaded already,
         ModelRefused if it must not be served.
         """
-        found = find_bundles(self._settings)
+        try:
+            found = await asyncio.to_thread(find_bundles, self._settings)
+        except BundleError as err:
+            log.warning("%s", err)
+            raise ModelRefused("the folder of models cannot be read; the log says why") from err
         versions = newest(found, name, len(found))
         wanted = [key for key in versions if version in (None, key.version)]
         if not wanted:
@@ -191,8 +195,8 @@ class ModelStore:
                     f"{leaving[-1]} is the last loaded version of the default model; requests that "
                     "name no model need it. Load another version first"
                 )
-            for key in leaving:
-                self._retire(key, "unloaded on request")
+            retired = [self._retire(key, "unloaded on request") for key in leaving]
+        del retired  # not under the lock: closing an engine takes time
         return leaving
 
     def _load(self, key: ModelKey, path: Path) -> LoadedModel:
@@ -208,17 +212,20 @@ class ModelStore:
                 self._busy.discard(key)
                 self._reasons[key] = reason
             raise ModelRefused(f"{key} is not loaded: {reason}") from err
+        # Closed when this returns: that takes time, so not under the lock.
+        retired: list[LoadedModel] = []
         with self._lock:
             self._busy.discard(key)
             if key in self._loaded:
-                self._retire(key, "")
+                retired.append(self._retire(key, ""))
             self._reasons.pop(key, None)
             self._loaded[key] = model
             if self._metrics is not None:
                 self._metrics.model_loaded(key.name, key.version, model.bundle.digest)
             others = sorted(k for k in self._loaded if k.name == key.name and k != key)
             for old in others[: max(0, len(others) + 1 - self._settings.versions_kept)]:
-                self._retire(old, f"unloaded when {key} was loaded (versions_kept)")
+                reason = f"unloaded when {key} was loaded (versions_kept)"
+                retired.append(self._retire(old, reason))
         log.info("%s loaded: %s", key, model.bundle.digest)
         return model
 
@@ -228,12 +235,14 @@ class ModelStore:
             loaded = [model for key, model in self._loaded.items() if key.name == name]
         return loaded[-1].seen_shapes() if loaded else []
 
-    def _retire(self, key: ModelKey, reason: str) -> None:
-        """Under the lock.  The model is closed when the last job that holds it lets go of it."""
-        self._retired.append((key, weakref.ref(self._loaded.pop(key))))
+    def _retire(self, key: ModelKey, reason: str) -> LoadedModel:
+        """The model, no longer given out; closed when nobody holds it any more.  Under the lock."""
+        model = self._loaded.pop(key)
+        self._retired.append((key, weakref.ref(model)))
         self._reasons[key] = reason
         if self._metrics is not None:
             self._metrics.model_unloaded(key.name, key.version)
+        return model
 
     def _status(self, key: ModelKey, leaving: set[ModelKey]) -> ModelStatus:
         model = self._loaded.get(key)

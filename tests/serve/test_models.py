@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from clq_serve import models as models_module
@@ -361,6 +362,53 @@ def test_the_admin_routes_show_load_and_unload(repository) -> None:
             assert (last.status_code, last.json()["code"]) == (409, "last_version")
 
     asyncio.run(talk())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_done_the_default_answers_and_the_index_is_true(seed: int, repository) -> None:
+    """Random adds, bad bundles, loads and unloads against a plain account of what is loaded."""
+    rng = np.random.default_rng(seed)
+    kept = int(rng.integers(1, 4))
+    repository("tiny", 1, "start-")
+    store = store_of(repository.root, default_model="tiny", versions_kept=kept)
+    on_disk = {("tiny", 1): ("start-", True)}  # mark, and whether it is good
+    loaded = {("tiny", 1): "start-"}
+    for step in range(25):
+        key = (str(rng.choice(["tiny", "other"])), int(rng.integers(1, 5)))
+        action = rng.choice(["add", "spoil", "load", "unload"], p=[0.3, 0.1, 0.4, 0.2])
+        if action in ("add", "spoil"):
+            folder = repository(*key, f"{step}-")
+            if action == "spoil":
+                repository.spoil(folder)
+            on_disk[key] = (f"{step}-", action == "add")
+        elif action == "load" and key not in on_disk:
+            with pytest.raises(UnknownModel):
+                asyncio.run(store.load(*key))
+        elif action == "load" and not on_disk[key][1]:
+            with pytest.raises(ModelRefused):
+                asyncio.run(store.load(*key))
+        elif action == "load":
+            asyncio.run(store.load(*key))
+            loaded[key] = on_disk[key][0]
+            others = sorted(k for k in loaded if k[0] == key[0] and k != key)
+            for old in others[: max(0, len(others) + 1 - kept)]:
+                del loaded[old]
+        elif key not in loaded:
+            with pytest.raises(UnknownModel):
+                store.unload(*key)
+        elif key[0] == "tiny" and sum(name == "tiny" for name, _ in loaded) == 1:
+            with pytest.raises(LastVersion):
+                store.unload(*key)
+        else:
+            store.unload(*key)
+            del loaded[key]
+        marks = {(m.name, m.version): m.bundle.manifest.class_names[0][:-3] for m in store.all()}
+        assert marks == loaded
+        index = {tuple(s.key): s for s in store.index()}
+        assert set(index) >= set(on_disk)
+        assert {k for k, s in index.items() if s.state is ModelState.READY} == set(loaded)
+        assert store.get().version == max(v for name, v in loaded if name == "tiny")
+        assert [k for k, s in index.items() if s.default] == [("tiny", store.get().version)]
 
 
 def test_a_removed_folder_leaves_the_loaded_model_alone(repository) -> None:

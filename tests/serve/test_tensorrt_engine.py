@@ -215,12 +215,14 @@ def test_a_service_loads_the_plan_and_compares_it_with_the_golden_results(
 
     monkeypatch.setitem(sys.modules, "tensorrt", machine.trt)
     monkeypatch.setattr(cuda.bindings, "runtime", machine.cuda)
-    settings = Settings(device="plan:0")
+    settings = Settings(device="plan:0", max_batch=4)
     model = load_model(settings, machine.bundle.path)
     assert (model.provider, model.golden_examples) == ("TensorRT 11.4.0.106", 2)
     assert model.placement == f"plan:0: 1 lane of {settings.threads} thread" + "s" * (
         settings.threads > 1
     )
+    with pytest.raises(EngineError, match=r"the plan takes no batch of shape \(8, 192, 192, 3\)"):
+        load_model(Settings(device="plan:0", max_batch=8), machine.bundle.path)
     exact = machine.engine.compute
     machine.engine.compute = lambda x: exact(x)._replace(scores=0.5 * exact(x).scores)
     with pytest.raises(BundleError, match="computes other results"):
