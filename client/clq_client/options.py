@@ -1,7 +1,5 @@
 """Options that several commands have, and how a command gives up."""
 
-import json
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -37,10 +35,7 @@ def class_names(classes: str | None) -> tuple[str, ...] | None:
     return None if classes is None else tuple(name.strip() for name in classes.split(","))
 
 
-def give_up(error: Exception, *, as_json: bool = False) -> NoReturn:
+def give_up(error: Exception) -> NoReturn:
     """Ends the command with one line about `error` and the exit code 2."""
-    if as_json:
-        print(json.dumps({"event": "error", "detail": str(error)}), file=sys.stderr)
-    else:
-        typer.echo(f"clq-client: {printable(error)}", err=True)
+    typer.echo(f"clq-client: {printable(error)}", err=True)
     raise typer.Exit(2) from error

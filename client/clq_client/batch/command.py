@@ -160,7 +160,10 @@ def batch(
         form = format_of(out, None if format is None else format.value)
         code = _run(plan, out, form, retry_failed, _Teller(quiet, log is Log.JSON))
     except (ClqError, ValueError, OSError) as error:
-        give_up(error, as_json=log is Log.JSON)
+        if log is Log.JSON:
+            log_json("error", {"detail": str(error)})
+            raise typer.Exit(2) from error
+        give_up(error)
     raise typer.Exit(code)
 
 
