@@ -70,6 +70,7 @@ async def detect_batch(request: Request) -> Response:
         wanted = Wanted(rendering, parameters.box_format, None)
         call = call_of(request, visit, model, parameters, Priority.BULK)
         turns = asyncio.Semaphore(BATCH_AT_ONCE)
+        request.state.detections = 0  # what the log will say
         items = await asyncio.gather(
             *(_item(request, turns, i, data, call, wanted) for i, data in enumerate(upload.images))
         )
@@ -129,6 +130,7 @@ async def _item(
         problem = problems.internal_problem(request)
     else:
         assert answered.encoded is not None  # there was no If-None-Match
+        request.state.detections += answered.encoded.detections
         return answered.encoded.item(f"{request.state.request_id}-{index}")
     return b'{"ok":false,"problem":' + bytes(problem.body) + b"}"
 
