@@ -21,6 +21,7 @@ from clq_serve import (
 )
 from clq_serve.auth import KeyGuard, public_scopes
 from clq_serve.cache import AnswerCache
+from clq_serve.cors import add_cors, parse_origins
 from clq_serve.keys import Keys
 from clq_serve.models import ModelStore
 from clq_serve.oip_stats import InferenceStats
@@ -69,6 +70,7 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     app.state.keys = Keys(settings.keys) if settings.keys else None
     if app.state.keys is not None:
         app.add_middleware(KeyGuard, keys=app.state.keys, scopes_of=public_scopes)
+    add_cors(app, parse_origins(settings.cors_origins))
     app.add_middleware(RequestLog, telemetry=telemetry)
     problems.install(app)
     app.include_router(routes_compat.router)

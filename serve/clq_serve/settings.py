@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from clq_serve.cores import allowed_cores
+from clq_serve.cors import parse_origins
 from clq_serve.devices import (
     DeviceKind,
     GpuOptions,
@@ -134,10 +135,19 @@ class Settings(BaseModel):
     """After SIGTERM: how long the service is not ready but still accepts requests, until the load
     balancer has noticed; then the requests inside are finished, which takes `request_timeout_s` at
     most.  A second signal ends the process at once."""
+    cors_origins: str = ""
+    """Whose pages may call the public listener from a browser: origins by commas, e.g.
+    `https://app.example`, or `*` for all; without it only the service's own page."""
     keys: Path | None = None
     """TOML file of API keys, made by `clq-serve keys new`; without it everybody may ask."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        parse_origins(value)
+        return value
 
     @field_validator("device")
     @classmethod
