@@ -174,7 +174,8 @@ class PlanEngine:
         if context is None:
             raise EngineError(f"TensorRT makes no context for {shape}; what it logged says why")
         if profile != 0:
-            _true(context.set_optimization_profile_async(profile, self._stream), "profile")
+            stream = int(self._stream)
+            _true(context.set_optimization_profile_async(profile, stream), f"profile {profile}")
             _ok(self._cuda.cudaStreamSynchronize(self._stream))
         context.set_device_memory(self._scratch, self._scratch_bytes)
         _true(context.set_input_shape(self._input.name, shape), f"input shape {shape}")

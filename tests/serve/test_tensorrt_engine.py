@@ -302,6 +302,38 @@ def test_every_cuda_name_exists_in_the_real_bindings() -> None:
     assert missing == []
 
 
+def test_the_real_cuda_functions_take_our_kinds_of_arguments() -> None:
+    """Without a driver each call gives an error and does nothing; a wrong argument would raise."""
+    if real_cuda.cudaGetDeviceCount()[0].value == 0:
+        pytest.skip("this machine has a GPU, where these calls would do something")
+    stream = real_cuda.cudaStream_t(5)
+    to_device = real_cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+    mode = real_cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    major = real_cuda.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
+    results = {
+        1: [
+            real_cuda.cudaSetDevice(0),
+            real_cuda.cudaMemcpyAsync(0, 0, 1, to_device, stream),
+            real_cuda.cudaStreamSynchronize(stream),
+            real_cuda.cudaStreamBeginCapture(stream, mode),
+            real_cuda.cudaFree(0),
+            real_cuda.cudaFreeHost(0),
+        ],
+        2: [
+            real_cuda.cudaDeviceGetAttribute(major, 0),
+            real_cuda.cudaMalloc(8),
+            real_cuda.cudaHostAlloc(8, real_cuda.cudaHostAllocDefault),
+            real_cuda.cudaStreamCreateWithFlags(real_cuda.cudaStreamNonBlocking),
+            real_cuda.cudaStreamEndCapture(stream),
+        ],
+    }
+    for length, each in results.items():
+        for result in each:
+            assert len(result) == length
+            assert result[0].name == real_cuda.cudaGetDeviceCount()[0].name
+    assert int(stream) == 5
+
+
 def tensorrt_folders() -> list[Path]:
     """The installed bindings, and those of unpacked wheels in CLQ_TENSORRT_BINDINGS."""
     places = [*sys.path, *os.environ.get("CLQ_TENSORRT_BINDINGS", "").split(os.pathsep)]
