@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30, help="measured, for each row")
     parser.add_argument("--warmup-s", type=float, default=5)
-    parser.add_argument("--clients", type=int, default=16, help="of the closed loop")
+    parser.add_argument("--clients", type=int, default=8, help="of the closed loop")
     parser.add_argument("--times", type=float, nargs="+", default=[0.5, 1, 2, 3, 5])
     parser.add_argument("--timeout-s", type=float, default=5, help="deadline of each request")
     arguments = parser.parse_args()

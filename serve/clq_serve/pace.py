@@ -1,5 +1,6 @@
 """How fast images have run lately: what estimates of waiting and running times are made of."""
 
+import statistics
 from collections import deque
 from collections.abc import Hashable
 
@@ -27,9 +28,9 @@ class Pace:
         if not alone or not self._batches:
             self._batches.append((images, run_s))
 
-    def least_run_s(self, model: Hashable, pixels: int) -> float:
-        """The run time of that many pixels at the fastest recent pace; 0 while it is unknown."""
-        return min(self._per_pixel.get(model, (0.0,))) * pixels
+    def usual_run_s(self, model: Hashable, pixels: int) -> float:
+        """The run time of that many pixels at the median recent pace; 0 while it is unknown."""
+        return statistics.median(self._per_pixel.get(model, (0.0,))) * pixels
 
     def most_run_s(self, model: Hashable, pixels: int) -> float:
         """The run time of that many pixels at the slowest recent pace; 0 while it is unknown."""

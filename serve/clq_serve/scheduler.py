@@ -36,7 +36,7 @@ INTERACTIVE_PER_BULK = 4
 BULK_SHARE = 0.75  # of each limit of the queue; the rest is for interactive only
 # An image is admitted if it would be done in this part of its time: an estimate that is a little
 # too good would otherwise fill the queue with images which all run out of time just before the end.
-PART_OF_DEADLINE = 0.8
+PART_OF_DEADLINE = 0.75
 
 W = TypeVar("W")  # what the driver attaches to a job
 Shape = tuple[int, int]  # padded height, width
@@ -257,12 +257,13 @@ class Scheduler(Generic[W]):
         """The jobs dropped because their time is over, or because it will be before they are done.
 
         The second only while others wait: the engine is never idle for the sake of an estimate,
-        and the estimate is renewed by what runs.
+        and the estimate is renewed by what runs.  At the median pace, where running an image in
+        vain and dropping one in vain are equally likely, and cost the same.
         """
         late = []
         count = sum(1 for _ in self._queued())
         for job in list(self._queued()):
-            run_s = self.pace.least_run_s(job.model, job.pixels) if count > 1 else 0.0
+            run_s = self.pace.usual_run_s(job.model, job.pixels) if count > 1 else 0.0
             if now + run_s >= job.deadline_s:
                 self.drop(job)
                 late.append(job)

@@ -1,5 +1,6 @@
 """When there is too much to do, the service says so at once, and never loses an answer."""
 
+import contextlib
 import io
 import socket
 import threading
@@ -168,3 +169,61 @@ def test_a_bug_is_a_500_without_its_details_and_the_next_request_is_answered(
     assert httpx.get(f"{server}/healthz", timeout=PATIENCE_S).status_code == 200
     record = next(r for r in caplog.records if "the-one failed" in r.getMessage())
     assert record.exc_info is not None
+
+
+def refusal_of_a_body_that_never_comes(server: str) -> str:
+    """What a request with a short deadline gets, once the queue is long enough to refuse it."""
+    lines = ["POST /v1/detect HTTP/1.1", "Host: x", "Content-Type: image/png"]
+    head = [*lines, "Content-Length: 1000000", "X-Request-Timeout-Ms: 1000", "", ""]
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s:
+        port = int(server.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=0.5) as connection:
+            connection.sendall("\r\n".join(head).encode())
+            with contextlib.suppress(TimeoutError):
+                return connection.recv(10_000).decode()
+    raise AssertionError("never refused")
+
+
+def test_a_request_that_would_be_late_is_refused_before_its_body_is_read(
+    start_server, gate: GatedEngine, tiny_bundle: Path
+) -> None:
+    server = start_server(loaded(tiny_bundle, gate))
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(post, server, picture())  # it takes a while: that is the pace
+        wait_for(lambda: gate.calls == 1)
+        time.sleep(1.0)
+        gate.open.set()
+        assert first.result().status_code == 200
+        gate.open.clear()
+        inside = [pool.submit(post, server, picture()) for _ in range(3)]
+        wait_for(lambda: gate.calls == 2)
+        received = refusal_of_a_body_that_never_comes(server)
+        assert received.startswith("HTTP/1.1 503 ")
+        assert '"limit_name":"deadline"' in received
+        assert "retry-after: " in received.lower()
+        gate.open.set()
+        assert [future.result().status_code for future in inside] == [200] * 3
+
+
+def test_an_engine_that_hangs_makes_the_service_not_ready_until_it_is_rebuilt(
+    start_server, gate: GatedEngine, tiny_bundle: Path
+) -> None:
+    rebuild = threading.Event()
+    model = loaded(tiny_bundle, gate)
+
+    def fresh(index: int | None) -> Detector:
+        assert rebuild.wait(PATIENCE_S)
+        engine = OnnxEngine(load_bundle(tiny_bundle), threads=1)
+        return Detector(engine, ClassNms(), model.bundle.manifest.input.rule)
+
+    model.fresh = fresh
+    server = start_server(model, engine_timeout_s=0.3)
+    assert httpx.get(f"{server}/readyz", timeout=PATIENCE_S).status_code == 200
+    assert_problem(post(server, picture()), 503, "engine_down")
+    body = assert_problem(httpx.get(f"{server}/readyz", timeout=PATIENCE_S), 503, "engine_down")
+    assert "has not answered for 0.3 s" in body["detail"]
+    assert_problem(post(server, picture()), 503, "engine_down")
+    rebuild.set()
+    wait_for(lambda: httpx.get(f"{server}/readyz", timeout=PATIENCE_S).status_code == 200)
+    assert post(server, picture()).status_code == 200

@@ -400,10 +400,10 @@ def test_an_image_is_refused_when_it_would_not_be_done_by_its_deadline() -> None
         waiting(scheduler, str(index))
     assert scheduler.drain_rate() == 1.0  # two lanes, two seconds each
     assert scheduler.done_in_s(Priority.INTERACTIVE) == 6.0  # four before it, and itself
-    assert scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.6, 0.0) is None
-    refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.4, 0.0)  # 6 s are 81 % of it
+    assert scheduler.refusal(Priority.INTERACTIVE, 1, 1, 8.1, 0.0) is None
+    refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.9, 0.0)  # 6 s are 76 % of it
     assert refusal is not None
-    assert (refusal.limit_name, refusal.limit, refusal.observed) == ("deadline", 7.4, 6.0)
+    assert (refusal.limit_name, refusal.limit, refusal.observed) == ("deadline", 7.9, 6.0)
 
 
 @pytest.mark.parametrize("size", [2, 3])
