@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clq_serve.detector import Detections
 from clq_serve.errors import NotAcceptable
-from clq_serve.preprocess import Colour, ImageLimits, decode_image
+from clq_serve.preprocess import Colour, Pixels
 
 WEBP_MAX_SIDE_PX = 16_383
 
@@ -21,22 +21,15 @@ Rect = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels, x2 and y2 not part of
 _GOLDEN_RATIO = 0.618034
 
 
-def annotate(
-    data: bytes,
-    limits: ImageLimits,
-    background: Colour,
-    found: Detections,
-    names: Sequence[str],
-    media_type: str,
-) -> bytes:
-    """The image file `data` with the detections `found`, as a file of `media_type`.
+def annotate(pixels: Pixels, found: Detections, names: Sequence[str], media_type: str) -> bytes:
+    """The image `pixels`, (H, W, 3) RGB, with the detections `found`, as a file of `media_type`.
 
     names       of the classes
     media_type  image/jpeg, image/png or image/webp
 
-    Raises NotAcceptable if the image is too large for WebP, or what `decode_image` raises.
+    Raises NotAcceptable if the image is too large for WebP.
     """
-    image = Image.fromarray(decode_image(data, limits, background).pixels)
+    image = Image.fromarray(pixels)
     if media_type == "image/webp" and max(image.size) > WEBP_MAX_SIDE_PX:
         raise NotAcceptable(
             f"WebP has {WEBP_MAX_SIDE_PX} pixels a side at most, the image is {image.width} x "

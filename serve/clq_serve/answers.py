@@ -134,15 +134,12 @@ async def _encode(
         case Format.YOLO:
             return encode_yolo(outcome)
         case Format.IMAGE:
-            draw = partial(
+            drawn = partial(
                 annotate,
-                data,
-                service.settings.image_limits,
-                manifest.input.background,
-                outcome.detections,
-                manifest.class_names,
-                wanted.rendering.media_type,
+                found=outcome.detections,
+                names=manifest.class_names,
+                media_type=wanted.rendering.media_type,
             )
-            picture = await service.render(draw, call)
+            picture = await service.render(data, outcome, call, drawn)
             count = len(outcome.detections.scores)
             return Encoded(wanted.rendering.media_type, picture, False, count)

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from clq_serve.decode_process import DecodeProcess
 from clq_serve.detector import Prepared
 from clq_serve.errors import ClientLeft
-from clq_serve.preprocess import ImageLimits, InputRule, decode_image, prepare
+from clq_serve.preprocess import ImageLimits, InputRule, Pixels, decode_image, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,19 @@ class Decoders:
         decode = self._decode_elsewhere if self._processes else self._decode_here
         return await loop.run_in_executor(self._pool, decode, data, rule, unwanted, deadline_s)
 
-    async def run(self, draw: Callable[[], bytes]) -> bytes:
-        """What `draw` gives: other work that images need, in its turn with the decoding."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, draw)
+    async def draw(
+        self, data: bytes, rule: InputRule, deadline_s: float, drawn: Callable[[Pixels], bytes]
+    ) -> bytes:
+        """What `drawn` makes of the image in `data`, in its turn and decoded as all others are.
+
+        Raises ImageError, or TimeoutError when the time has come.
+        """
+        decode = self._decode_elsewhere if self._processes else self._decode_here
+
+        def work() -> bytes:
+            return drawn(decode(data, rule, lambda: False, deadline_s).prepared.pixels)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def pids(self) -> list[int]:
         """The processes that decode."""

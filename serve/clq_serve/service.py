@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clq_serve.decoding import DecodedUpload, Decoders, most_pixels
 from clq_serve.detector import Detections, DetectOptions, Prepared
@@ -161,11 +161,24 @@ class DetectService:
 
         return await self._detect(decode, pixels.size // 3, pixels.nbytes, call)
 
-    async def render(self, draw: Callable[[], bytes], call: DetectCall) -> bytes:
-        """What `draw` gives, made where images are decoded.  Raises DeadlineExceeded."""
+    async def render(
+        self, data: bytes, outcome: Outcome, call: DetectCall, drawn: Callable[[Pixels], bytes]
+    ) -> bytes:
+        """What `drawn` makes of the upright pixels of `data`, of which `outcome` came.
+
+        Made where images are decoded.  Raises DeadlineExceeded, or what the image is refused for.
+        """
+        shorter_px, longer_px = sorted((outcome.width, outcome.height))
+        full_size = replace(
+            call.model.bundle.manifest.input.rule,
+            shorter_px=shorter_px,
+            longer_px=longer_px,
+            upscale=False,
+            multiple=1,
+        )
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):
-                return await self._decoders.run(draw)
+                return await self._decoders.draw(data, full_size, call.deadline_s, drawn)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no result within {call.timeout_s:g} s; the time ran out in stage 'encode'",

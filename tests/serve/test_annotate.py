@@ -1,7 +1,10 @@
 """The picture with its boxes: what is drawn, where, and that nothing else leaves the service."""
 
 import io
+import itertools
+from collections.abc import Callable
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,8 @@ from PIL import Image, ImageDraw
 from clq_serve.annotate import annotate, colour_of, draw_detections, readable_on
 from clq_serve.detector import Detections
 from clq_serve.errors import NotAcceptable
-from clq_serve.preprocess import Colour, ImageLimits
+from clq_serve.formats import IMAGE_TYPES
+from clq_serve.preprocess import Colour, ImageLimits, decode_image
 
 WHITE = (255, 255, 255)
 NAMES = ["button", "text_input", "ein sehr langer Name, länger als das Bild breit ist"]
@@ -30,7 +34,8 @@ def detections(*boxes: tuple[float, float, float, float]) -> Detections:
 
 
 def drawn(data: bytes, found: Detections, media_type: str = "image/png") -> Image.Image:
-    return Image.open(io.BytesIO(annotate(data, ImageLimits(), WHITE, found, NAMES, media_type)))
+    pixels = decode_image(data, ImageLimits(), WHITE).pixels
+    return Image.open(io.BytesIO(annotate(pixels, found, NAMES, media_type)))
 
 
 def test_the_outline_lies_on_the_edge_of_the_box_in_the_colour_of_its_class() -> None:
@@ -132,28 +137,46 @@ def test_tiny_images_are_drawn_on_too(size: tuple[int, int]) -> None:
     assert drawn(data, detections((0, 0, *size), (0, 0, 1, 1))).size == size
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("media_type", ["image/jpeg", "image/png", "image/webp"])
-def test_the_picture_is_upright_and_has_no_metadata(kind: str, media_type: str) -> None:
+@pytest.mark.parametrize("decode_workers", [0, 1])
+def test_the_picture_is_upright_and_has_no_metadata(
+    start_server: Callable[..., str], decode_workers: int
+) -> None:
+    server = start_server(decode_workers=decode_workers)
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a secret place"
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # GPS latitude
     pixels = np.zeros((20, 40, 3), np.uint8)
-    data = encoded(pixels, kind, exif=exif.tobytes())
-    assert b"secret" in data
-    image = drawn(data, detections(), media_type)
-    assert image.size == (20, 40)
-    assert not image.getexif()
-    assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density", "loop",
-                               "background", "timestamp", "duration"}  # fmt: skip
+    pixels[:, :20] = (0, 100, 0)
+    allowed = {"jfif", "jfif_version", "jfif_unit", "jfif_density"}  # of the formats themselves
+    allowed |= {"loop", "background", "timestamp", "duration"}
+    for kind, media_type in itertools.product(("JPEG", "PNG", "WEBP"), IMAGE_TYPES):
+        data = encoded(pixels, kind, exif=exif.tobytes())
+        assert b"secret" in data
+        answer = httpx.post(
+            f"{server}/v1/detect", files={"image": data}, headers={"Accept": media_type}, timeout=60
+        )
+        assert answer.headers["content-type"] == media_type, answer.text
+        image = Image.open(io.BytesIO(answer.content))
+        assert image.size == (20, 40)
+        top, bottom = image.getpixel((10, 10)), image.getpixel((10, 35))
+        assert top == pytest.approx((0, 100, 0), abs=8)  # turned by a quarter to the right
+        assert bottom == pytest.approx((0, 0, 0), abs=8)
+        assert not image.getexif()
+        assert set(image.info) <= allowed
 
 
-def test_transparency_is_drawn_on_the_background_of_the_model() -> None:
+def test_transparency_is_drawn_on_the_background_of_the_model(server: str) -> None:
     file = io.BytesIO()
     Image.new("RGBA", (40, 30), (255, 0, 0, 0)).save(file, "PNG")
-    data = annotate(file.getvalue(), ImageLimits(), (1, 2, 3), detections(), NAMES, "image/png")
-    assert Image.open(io.BytesIO(data)).getpixel((5, 5)) == (1, 2, 3)
+    answer = httpx.post(
+        f"{server}/v1/detect?score=1",
+        files={"image": file.getvalue()},
+        headers={"Accept": "image/png"},
+        timeout=60,
+    )
+    image = Image.open(io.BytesIO(answer.content))
+    assert image.getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_what_webp_cannot_hold_is_refused_with_what_can() -> None:
