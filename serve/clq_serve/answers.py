@@ -117,8 +117,8 @@ async def answer_image(
 
 
 def _etag(sha256: str, call: DetectCall, wanted: Wanted) -> str:
-    digest = call.model.bundle.digest
-    return etag_of(sha256, digest, call.options, wanted.rendering, wanted.boxes, wanted.image_id)
+    model = call.model.bundle.fingerprint
+    return etag_of(sha256, model, call.options, wanted.rendering, wanted.boxes, wanted.image_id)
 
 
 async def _encode(

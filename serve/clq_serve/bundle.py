@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -176,12 +176,19 @@ class Manifest(Section):
 class Bundle:
     """A folder whose files are what its manifest says.
 
-    digest  "sha256:" and the hex digest of model.onnx
+    digest       "sha256:" and the hex digest of model.onnx
+    fingerprint  hex digest of the whole manifest, and so of all files: two bundles with the same
+                 graph may still answer differently, e.g. by other class names
     """
 
     manifest: Manifest
     path: Path
     digest: str
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = self.manifest.model_dump_json()
+        object.__setattr__(self, "fingerprint", hashlib.sha256(text.encode()).hexdigest())
 
     @property
     def model_path(self) -> Path:

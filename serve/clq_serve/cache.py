@@ -11,7 +11,7 @@ _ENTRY_BYTES = 500  # of an entry besides the answer itself
 
 def etag_of(
     sha256: str,
-    model_digest: str,
+    model: str,
     options: DetectOptions,
     rendering: Rendering,
     boxes: BoxFormat,
@@ -19,12 +19,15 @@ def etag_of(
 ) -> str:
     """The ETag of an answer: equal for equal image, model and options, known before the answer.
 
+    sha256  hex digest of the image file
+    model   Bundle.fingerprint
+
     It is weak, because the id and the times in an answer are new each time.
     """
     classes = None if options.classes is None else sorted(options.classes)
     asked = (options.score, options.iou, options.max, classes)
     given = (rendering.format, rendering.media_type, boxes, image_id)
-    key = repr((sha256, model_digest, asked, given))
+    key = repr((sha256, model, asked, given))
     return f'W/"{hashlib.sha256(key.encode()).hexdigest()[:32]}"'
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import shutil
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from clq_serve import models as models_module
 from clq_serve.admin_app import create_admin_app
@@ -409,6 +411,42 @@ def test_whatever_is_done_the_default_answers_and_the_index_is_true(seed: int, r
         assert {k for k, s in index.items() if s.state is ModelState.READY} == set(loaded)
         assert store.get().version == max(v for name, v in loaded if name == "tiny")
         assert [k for k, s in index.items() if s.default] == [("tiny", store.get().version)]
+
+
+def test_no_answer_of_a_replaced_bundle_is_kept_even_if_its_graph_is_the_same(
+    repository, start_server: StartServer
+) -> None:
+    folder = repository("tiny", 1, "old-")
+    settings = {"watch_models_s": 0.02, "response_cache_bytes": 2**20}
+    url = start_server(bundle=None, models=repository.root, **settings)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32, :32, 0] = 255
+    image = png(pixels)
+
+    def ask(etag: str = "") -> httpx.Response:
+        headers = {"Content-Type": "image/png", "If-None-Match": etag}
+        return httpx.post(f"{url}/v1/detect", content=image, headers=headers)
+
+    first = ask()
+    assert ask(first.headers["ETag"]).status_code == 304
+    assert first.json()["detections"][0]["label"] == "old-red"
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("old-", "new-"))
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{url}/v1/labels").json()["labels"][0]["label"] != "new-red":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    again = ask(first.headers["ETag"])
+    assert again.status_code == 200
+    assert again.json()["detections"][0]["label"] == "new-red"
+    assert again.json()["model"]["digest"] == first.json()["model"]["digest"]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """The pixels as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_removed_folder_leaves_the_loaded_model_alone(repository) -> None:
