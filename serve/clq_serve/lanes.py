@@ -10,25 +10,34 @@ is rebuilt, at most REBUILDS times without a success in between, and the service
 that is done.  A thread that hangs inside an engine cannot be ended: it is left behind.
 """
 
-import asyncio
 import logging
 import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from clq_serve.detector import Detections, DetectOptions, Prepared, StageTimes
-from clq_serve.errors import DeadlineExceeded, EngineDown, EngineError, Unavailable
+from clq_serve.detector import Detections, Prepared, StageTimes
+from clq_serve.errors import EngineDown, EngineError, Unavailable
+from clq_serve.jobs import Batch, Job, Policy, Priority, State
+from clq_serve.lane_work import (
+    Ahead,
+    Answer,
+    Work,
+    answer_down,
+    batch_images,
+    batch_input,
+    batch_pixels,
+    late,
+    resolve,
+)
 from clq_serve.loading import LoadedModel
-from clq_serve.preprocess import Pixels
-from clq_serve.scheduler import Batch, Job, Policy, Priority, Scheduler, State
+from clq_serve.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -43,28 +52,6 @@ _REFUSED_FULL = "the queue is full ({0.limit_name}={0.limit:g}); try again later
 _REFUSED = {
     "deadline": "an image would take about {0.observed:g} s now, and has {0.limit:g} s; try later"
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the engine gave for one image, and how it got there."""
-
-    detections: Detections
-    queue_s: float
-    infer_s: float
-    post_s: float
-    batch_size: int
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """What one job carries: `model` and `options` from the start, `prepared` once decoded."""
-
-    model: LoadedModel
-    options: DetectOptions
-    timeout_s: float
-    answer: asyncio.Future[Answer]
-    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +154,11 @@ class Lanes:
 
     def close(self, timeout_s: float) -> None:
         """Answers what waits with Unavailable, lets the engines finish, ends the threads."""
-        stopping = Unavailable("the service is stopping", code="draining", extra={"retry_after": 1})
         with self._changed:
             self._closing.set()
             waiting = self._scheduler.shut_down()
             self._changed.notify_all()
-        _resolve([(job.work.answer, stopping) for job in waiting])
+        resolve([(job.work.answer, _stopping()) for job in waiting])
         give_up_s = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, give_up_s - time.monotonic()))
@@ -180,7 +166,7 @@ class Lanes:
             for lane in self._lanes:
                 lane.turn += 1
             hung = [job for lane in self._lanes for job in self._scheduler.lane_down(lane.index)]
-        _resolve([(job.work.answer, stopping) for job in hung])
+        resolve([(job.work.answer, _stopping()) for job in hung])
         self._assembler.shutdown(cancel_futures=True)
 
     # 2. what is known
@@ -235,6 +221,21 @@ class Lanes:
         return thread
 
     def _work(self, lane: _Lane, turn: int) -> None:
+        """The thread.  Engines raise inside `_run`; whatever gets here is a fault of this file, and
+        must be seen by /readyz and answered rather than end a thread in silence.
+        """
+        try:
+            self._serve(lane, turn)
+        except Exception:
+            log.exception("lane %d: its thread ends", lane.index)
+            with self._changed:
+                lane.dead, lane.trouble = True, f"lane {lane.index}: its thread has ended"
+                unanswered = self._scheduler.lane_down(lane.index)
+                if self.dead:
+                    unanswered += self._scheduler.shut_down()
+            answer_down(unanswered)
+
+    def _serve(self, lane: _Lane, turn: int) -> None:
         while not lane.broken or self._rebuild(lane, turn):
             batch = self._next(lane, turn)
             if batch is None or not self._settle(lane, turn, batch, self._run(lane, batch)):
@@ -264,7 +265,7 @@ class Lanes:
         detector = model.lanes[lane.index] if wide is None else wide
         try:
             options = [work.options for work in works]
-            found, times = detector.detect_batch(_images(batch), options, _input(batch))
+            found, times = detector.detect_batch(batch_images(batch), options, batch_input(batch))
             if len(found) != len(works):
                 raise EngineError(f"{len(found)} results for {len(works)} images")
         except Exception as err:
@@ -286,10 +287,10 @@ class Lanes:
             given_up = self._count_failure(lane, batch, failed)
             self._record(batch, now, outcome)
         if isinstance(outcome, Exception):
-            _resolve([(job.work.answer, outcome) for job in decided])
+            resolve([(job.work.answer, outcome) for job in decided])
         else:
             found, times = outcome
-            _resolve(
+            resolve(
                 [
                     (
                         job.work.answer,
@@ -304,7 +305,7 @@ class Lanes:
                     for job, one in zip(decided, found, strict=True)
                 ]
             )
-        _answer_down(given_up)
+        answer_down(given_up)
         return True
 
     def _count_failure(self, lane: _Lane, batch: Batch[Work], failed: bool) -> list[Job[Work]]:
@@ -352,7 +353,7 @@ class Lanes:
             lane.trouble += "; it was given up"
             unanswered = self._scheduler.shut_down() if self.dead else []
         log.error("%s after %d rebuilds", lane.trouble, lane.rebuilds)
-        _answer_down(unanswered)
+        answer_down(unanswered)
         return False
 
     # 4. engines that hang
@@ -380,7 +381,7 @@ class Lanes:
             lane.turn += 1  # whatever its thread still does is ignored
             unanswered = self._scheduler.lane_down(lane.index)
         log.error("%s; it is rebuilt", lane.trouble)
-        _answer_down(unanswered)
+        answer_down(unanswered)
         self._threads[lane.index] = self._start(lane)
 
     # 5. under the lock
@@ -388,6 +389,8 @@ class Lanes:
     def _raise_if_refused(
         self, priority: Priority, pixels: int, bytes: int, deadline_s: float
     ) -> None:
+        if self._closing.is_set():
+            raise _stopping()
         now = time.monotonic()
         if self._scheduler.lanes_up == 0:
             trouble = "; ".join(lane.trouble for lane in self._lanes)
@@ -412,10 +415,12 @@ class Lanes:
 
     def _close_ahead(self) -> None:
         while (batch := self._scheduler.close_ahead(time.monotonic())) is not None:
-            batch.ahead = _Ahead(list(batch.jobs), self._assembler.submit(np.stack, _pixels(batch)))
+            batch.ahead = Ahead(
+                list(batch.jobs), self._assembler.submit(np.stack, batch_pixels(batch))
+            )
 
     def _answer_late(self, jobs: list[Job[Work]]) -> None:
-        _resolve([(job.work.answer, late(job.work.timeout_s, State.WAITING)) for job in jobs])
+        resolve([(job.work.answer, late(job.work.timeout_s, State.WAITING)) for job in jobs])
 
     def _record(self, batch: Batch[Work], now: float, outcome: Outcome) -> None:
         model = batch.jobs[0].work.model
@@ -437,65 +442,6 @@ class Lanes:
             )
         )
 
-    # 6. without the lock
 
-
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """The input of a batch that was closed ahead, put together while the lanes work."""
-
-    jobs: list[Job[Work]]
-    stacked: Future[Pixels]
-
-
-def _input(batch: Batch[Work]) -> Pixels:
-    """(N, H, W, 3), put together ahead, or now if it was not or if a job has left since."""
-    if isinstance(batch.ahead, _Ahead) and batch.ahead.jobs == batch.jobs:
-        return batch.ahead.stacked.result()
-    pixels = _pixels(batch)
-    return pixels[0][None] if len(pixels) == 1 else np.stack(pixels)
-
-
-def _pixels(batch: Batch[Work]) -> list[Pixels]:
-    return [image.pixels for image in _images(batch)]
-
-
-def _images(batch: Batch[Work]) -> list[Prepared]:
-    return [job.work.prepared for job in batch.jobs if job.work.prepared is not None]
-
-
-def _resolve(answers: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
-    """Gives each future its answer, in its event loop; what is done already stays as it is."""
-    by_loop: dict[
-        asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Exception]]
-    ]
-    by_loop = {}
-    for future, answer in answers:
-        by_loop.setdefault(future.get_loop(), []).append((future, answer))
-    for loop, pairs in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
-            loop.call_soon_threadsafe(_fill, pairs)
-
-
-def _fill(answers: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
-    for future, answer in answers:
-        if future.done():  # its client left, or its time ran out
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-
-
-def _answer_down(jobs: list[Job[Work]]) -> None:
-    text = "the engine that had the image does not work"
-    _resolve([(job.work.answer, EngineDown(text, extra={"retry_after": 5})) for job in jobs])
-
-
-def late(timeout_s: float, state: State) -> DeadlineExceeded:
-    """The error of an image whose time ran out in that state."""
-    stage = "queue" if state is State.CLOSED else state.value
-    return DeadlineExceeded(
-        f"no result within {timeout_s:g} s; the time ran out in stage {stage!r}",
-        extra={"stage": stage, "limit": timeout_s},
-    )
+def _stopping() -> Unavailable:
+    return Unavailable("the service is stopping", code="draining", extra={"retry_after": 1})

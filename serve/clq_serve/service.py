@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from clq_serve.decoding import DecodedUpload, Decoders, most_pixels
 from clq_serve.detector import Detections, DetectOptions, Prepared
 from clq_serve.errors import ClientLeft, DeadlineExceeded, Unavailable, UploadTimeout
-from clq_serve.lanes import Answer, Lanes, Work, late
+from clq_serve.jobs import Job, Priority
+from clq_serve.lane_work import Answer, Work, late
+from clq_serve.lanes import Lanes
 from clq_serve.loading import LoadedModel
 from clq_serve.metrics import Metrics
 from clq_serve.models import ModelStore
 from clq_serve.preprocess import Geometry, Pixels
 from clq_serve.responses import Timing
-from clq_serve.scheduler import Job, Priority
 from clq_serve.settings import Settings
 
 __all__ = ["DetectCall", "DetectService", "Outcome", "Priority", "Visit"]

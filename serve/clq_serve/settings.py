@@ -19,8 +19,8 @@ from clq_serve.devices import (
     parse_devices,
     wide_place,
 )
+from clq_serve.jobs import Policy
 from clq_serve.preprocess import ImageLimits
-from clq_serve.scheduler import Policy
 
 PREFIX = "CLQ_SERVE_"
 

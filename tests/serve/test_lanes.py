@@ -26,10 +26,11 @@ from clq_serve.candidates import Candidates
 from clq_serve.detector import DetectOptions, Detector
 from clq_serve.engine import OnnxEngine
 from clq_serve.errors import EngineDown, EngineError, Unavailable
-from clq_serve.lanes import Answer, Lanes, Work
+from clq_serve.jobs import Job, Policy, Priority
+from clq_serve.lane_work import Answer, Work
+from clq_serve.lanes import Lanes
 from clq_serve.loading import LoadedModel
 from clq_serve.nms import ClassNms
-from clq_serve.scheduler import Job, Policy, Priority
 from clq_serve.settings import Settings
 
 PATIENCE_S = 60
@@ -329,6 +330,25 @@ def test_closing_does_not_wait_for_an_engine_that_hangs(
         lanes.close(timeout_s=0.1)
         assert await outcomes([job]) == [Unavailable]
         engines[0].gate.set()
+
+    with_lanes(scenario, policy())
+
+
+def test_a_lane_whose_thread_ends_by_a_fault_of_ours_is_seen_and_its_image_answered(
+    tiny_bundle: Path, engines: list[TestEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(tiny_bundle, engines[:1])
+
+    async def scenario(lanes: Lanes) -> None:
+        def fault(*_: object, **__: object) -> None:
+            raise KeyError("a fault")
+
+        monkeypatch.setattr(lanes._scheduler, "finish", fault)
+        assert await outcomes([offer(lanes, model, 50)]) == [EngineDown]
+        assert lanes.troubles() == ["lane 0: its thread has ended"]
+        assert lanes.dead
+        with pytest.raises(EngineDown):
+            offer(lanes, model, 51)
 
     with_lanes(scenario, policy())
 

@@ -13,16 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from clq_serve.scheduler import (
-    INTERACTIVE_PER_BULK,
-    Batch,
-    Job,
-    Policy,
-    Priority,
-    Reason,
-    Scheduler,
-    State,
-)
+from clq_serve.jobs import Batch, Job, Policy, Priority, Reason, State
+from clq_serve.scheduler import INTERACTIVE_PER_BULK, Scheduler
 
 SHAPES = ((64, 64), (64, 128), (192, 192))
 PACE_S = 1e-6  # seconds per pixel
