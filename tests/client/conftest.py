@@ -3,6 +3,7 @@
 It stands in for the service, which has its own tests; nothing of the client is replaced.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -272,6 +273,20 @@ def service(tiny_bundle: Path) -> Iterator[str]:
     fixtures = _serve_fixtures()
     with fixtures.running(fixtures.Settings(bundle=tiny_bundle, threads=1), None) as url:
         yield url
+
+
+@pytest.fixture
+def start_service(tiny_bundle: Path) -> Iterator[Callable[..., str]]:
+    """start_service(**settings) -> base URL of a real service of its own."""
+    fixtures = _serve_fixtures()
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings: object) -> str:
+            values = {"bundle": tiny_bundle, "threads": 1} | settings
+            checked = fixtures.Settings.model_validate(values)
+            return stack.enter_context(fixtures.running(checked, None))
+
+        yield start
 
 
 @functools.cache

@@ -90,6 +90,12 @@ def test_ten_thousand_images_are_in_the_result_once_though_many_requests_break(
     batch_through(proxy_of(service, seed=2, share=0.15), tmp_path, 10_000)
 
 
+def test_a_service_that_takes_two_at_a_time_is_given_two_and_no_image_fails(
+    start_service, tmp_path
+):
+    batch_through(start_service(max_pending=2), tmp_path, 200)
+
+
 def killed_and_resumed(url, tmp_path, count, rounds, how):
     """Kills the command at `rounds` random points, then lets it end."""
     make_images(tmp_path / "shots", count)
@@ -117,7 +123,7 @@ def killed_and_resumed(url, tmp_path, count, rounds, how):
 
 
 def test_a_run_that_is_killed_hard_is_gone_on_with(service, tmp_path):
-    killed_and_resumed(service, tmp_path, 600, 2, signal.SIGKILL)
+    killed_and_resumed(service, tmp_path, 400, 2, signal.SIGKILL)
 
 
 @pytest.mark.slow

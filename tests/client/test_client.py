@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import io
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -357,6 +359,45 @@ def test_a_trace_context_that_is_none_is_refused(peer, png, detect):
     with pytest.raises(ValueError, match="traceparent"):
         detect(peer.url, png, traceparent="00-xyz")
     assert peer.seen == []
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that nobody has signed, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path / "own.pem"
+    subject = ["-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(path)]
+    command = ["openssl", "req", "-x509", "-days", "2", *key, *subject]
+    made = subprocess.run(command, capture_output=True, check=True)
+    path.write_bytes(path.read_bytes() + made.stdout)
+    return path
+
+
+def test_a_ca_file_is_trusted_and_nothing_else_is(peer, png, detect, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = peer._server
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = peer.url.replace("http:", "https:")
+    assert detect(url, png, ca_file=str(certificate)).model.name == "fake"
+    with pytest.raises(ConnectionFailed, match="certificate verify failed"):
+        detect(url, png, retries=0)
+
+
+def test_the_real_service_understands_every_setting(service, detect):
+    red = np.full((32, 32, 3), (250, 5, 10), np.uint8)
+    settings = {"priority": "bulk", "deadline_s": 30.0, "model": "tiny", "version": 1}
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    result = detect(
+        service, red, **settings, score=0.1, iou=0.5, max=3, classes=["red"], traceparent=trace
+    )
+    assert [found.label for found in result.detections] == ["red"]
+    with pytest.raises(UnknownModel):
+        detect(service, red, model="none", retries=0)
+    with Client(service, model="tiny") as client:
+        assert [item.category_id for item in client.labels()] == [10, 20, 30]
 
 
 def test_a_proxy_is_used(peer, png, detect):

@@ -48,10 +48,37 @@ def test_single_cuts_slow_nothing_down_and_many_in_a_row_leave_one_that_asks():
     assert pace.limit == 1.0
 
 
-def test_retry_after_holds_back_every_image():
+def test_the_number_that_was_refused_is_tried_again_only_now_and_then():
+    pace = Pace(64, 60)
+    refusals = 0
+    for _ in range(1000):
+        if pace.limit >= 3:  # a service that takes two
+            pace.failed(Overloaded("full", status=503, code="overloaded"), time.monotonic())
+            refusals += 1
+        else:
+            pace.answered()
+    assert 1 < refusals < 50
+    assert pace.limit < 3
+    for _ in range(1000):  # now it takes all
+        pace.answered()
+    assert pace.limit > 20
+
+
+def test_a_full_service_holds_back_the_image_that_it_refused_and_no_other():
     async def measure():
         pace = Pace(4, 60)
-        error = Overloaded("full", status=503, retry_after_s=0.5)
+        error = Overloaded("full", status=503, code="overloaded", retry_after_s=5)
+        assert 5 <= pace.failed(error, time.monotonic()) <= 6
+        async with asyncio.timeout(2), pace:
+            pass
+
+    asyncio.run(measure())
+
+
+def test_retry_after_of_another_kind_holds_back_every_image():
+    async def measure():
+        pace = Pace(4, 60)
+        error = Overloaded("slower", status=429, code="rate", retry_after_s=0.5)
         pace.failed(error, time.monotonic())
         start_s = time.monotonic()
         async with pace:

@@ -159,6 +159,8 @@ def batch(
         )
         form = format_of(out, None if format is None else format.value)
         code = _run(plan, out, form, retry_failed, _Teller(quiet, log is Log.JSON))
+    except KeyboardInterrupt:  # before or after the sending
+        raise typer.Exit(130) from None
     except (ClqError, ValueError, OSError) as error:
         if log is Log.JSON:
             log_json("error", {"detail": str(error)})

@@ -88,7 +88,7 @@ class _Index:
 
 def _coco(path: Path, index: _Index, labels: Sequence[Label]) -> None:
     """A COCO data set whose annotations have a score; ids count from 1 in the order of the keys."""
-    with path.open("x", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         categories = [{"id": item.category_id, "name": item.label} for item in labels]
         file.write(f'{{"info": {{}}, "categories": {json.dumps(categories)},\n"images": [')
         for number, entry in enumerate(index.entries(ok=True), start=1):
@@ -125,7 +125,7 @@ def _annotation(
 
 def _csv(path: Path, index: _Index, labels: Sequence[Label]) -> None:
     """One row for each detection; an image without any has one row without a label."""
-    with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(_COLUMNS)
         for entry in index.entries(ok=True):
@@ -182,7 +182,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 def _write_failures(path: Path, index: _Index) -> bool:
     beside = _beside(path)
     try:
-        with beside.open("x", encoding="ascii") as file:
+        with beside.open("w", encoding="ascii") as file:
             for entry in index.entries(ok=False):
                 file.write(json.dumps(entry) + "\n")
         if beside.stat().st_size == 0:
@@ -196,7 +196,8 @@ def _write_failures(path: Path, index: _Index) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """The name until it is complete; the lock of the journal is held, so that it is ours alone."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync(path: Path) -> None:

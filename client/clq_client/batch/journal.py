@@ -68,13 +68,14 @@ class Journal:
     def __init__(self, path: Path, *, retry_failed: bool = False) -> None:
         self._path = path
         self._file = _locked(path)
+        self.found = Found()
         try:
-            self.found = Found(cut_bytes=_cut_torn_line(self._file, path))
+            self.found.cut_bytes = _cut_torn_line(self._file, path)
             if retry_failed:
                 self._drop_failed()
             self._index()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
         self._end = self._file.seek(0, os.SEEK_END)
 
@@ -98,6 +99,9 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self.found.seen.close()
         self._file.close()
 
@@ -112,8 +116,8 @@ class Journal:
 
     def _drop_failed(self) -> None:
         """Replaces the file by one without the failures; the lock goes over to it."""
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        kept = beside.open("x+b", buffering=0)
+        beside = self._path.with_name(f".{self._path.name}.tmp")  # ours alone, by the lock
+        kept = beside.open("w+b", buffering=0)
         try:
             fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for _, ok, line in _lines(self._file, self._path):
