@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from clq_serve import (
     __version__,
+    openapi,
     pages,
     problems,
     routes_compat,
@@ -26,7 +26,6 @@ from clq_serve.keys import Keys
 from clq_serve.models import ModelStore
 from clq_serve.oip_stats import InferenceStats
 from clq_serve.request_log import RequestLog
-from clq_serve.responses import Problem
 from clq_serve.service import DetectService
 from clq_serve.settings import Settings
 from clq_serve.telemetry import Telemetry
@@ -73,8 +72,8 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     add_cors(app, parse_origins(settings.cors_origins))
     app.add_middleware(RequestLog, telemetry=telemetry)
     problems.install(app)
+    app.include_router(routes_detect.router)  # first: routes are tried in their order
     app.include_router(routes_compat.router)
-    app.include_router(routes_detect.router)
     app.include_router(routes_info.router)
     app.include_router(routes_probes.router)
     app.include_router(routes_oip.router)
@@ -85,13 +84,9 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
 
 
 def _set_schema(app: FastAPI) -> None:
-    def openapi() -> dict[str, Any]:
+    def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title, version=app.version, summary=app.summary, routes=app.routes
-            )
-            schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-            app.openapi_schema = schema
+            app.openapi_schema = openapi.document(app)
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = schema  # type: ignore[method-assign]  # FastAPI's documented way to extend it

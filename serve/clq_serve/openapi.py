@@ -7,9 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
 from clq_serve import problems
 from clq_serve.formats import IMAGE_TYPES
 from clq_serve.parameters import PRIORITY_HEADER, TIMEOUT_HEADER, DetectParameters
+from clq_serve.responses import Problem
 from clq_serve.service import Priority
 
 # The default model, a model in its newest version, a version.
@@ -25,13 +29,14 @@ _BODY_PROBLEMS = MODEL_PROBLEMS | {
     415: "`wrong_content_type`, `unsupported_encoding`: see `accepted`",
     422: "`bad_parameter`: an option is unknown, repeated or out of range; see `parameter`",
     500: "`internal`: a bug in the service",
-    503: "`overloaded`: too many requests are pending; Retry-After says when to try again",
+    503: "`overloaded`, `engine_down`: no room, or no engine; Retry-After says when to try again",
 }
 _DETECT_PROBLEMS = _BODY_PROBLEMS | {
     400: f"`several_images`, {_BODY_PROBLEMS[400]}",
     413: "`body_too_large`, `image_too_large`: see `limit` and `observed`",
     415: "`wrong_content_type`, `unsupported_encoding`, `unsupported_image`: see `accepted`",
-    422: f"{_BODY_PROBLEMS[422]}; `truncated`, `corrupt`, `too_many_frames`: the image",
+    422: f"{_BODY_PROBLEMS[422]}; `truncated`, `corrupt`, `decoder_crashed`, `too_many_frames`: "
+    "the image",
     504: "`deadline_exceeded`: no result in time; `stage` says where the time ran out",
 }
 _BATCH_PROBLEMS = _BODY_PROBLEMS | {400: f"`too_many_images`, {_BODY_PROBLEMS[400]}"}
@@ -88,6 +93,36 @@ COMPAT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the detections", "headers": _described(_HEADERS)},
     **problems.documented({s: d for s, d in _DETECT_PROBLEMS.items() if s != 406}),
 }
+
+
+_PROBES = ("/ping", "/healthz", "/readyz", "/startupz")  # open to everybody
+_KEY_PROBLEMS = {
+    401: "`no_key`, `unknown_key`: keys are configured, and this request has none of them",
+    403: "`wrong_scope`: the key is not for this",
+    429: "`key_over_rate`, `key_busy`: the key asks for too much; see Retry-After",
+    500: _BODY_PROBLEMS[500],
+}
+_KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole OpenAPI document of the public application, whether or not it has keys."""
+    schema = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes
+    )
+    schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    schema["components"]["securitySchemes"] = _KEY_SCHEMES
+    for path, operations in schema["paths"].items():
+        for operation in operations.values() if path not in _PROBES else ():
+            described = operation["responses"]
+            for status, answer in problems.documented(_KEY_PROBLEMS).items():
+                described.setdefault(str(status), answer)
+            operation["responses"] = dict(sorted(described.items()))
+            operation["security"] = [{}, *({name: []} for name in _KEY_SCHEMES)]
+    return schema
 
 
 def path_parameters(path: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ async def startupz(request: Request) -> HealthAnswer:
     return _status(request, "started")
 
 
-@router.get("/healthz", responses=problems.documented({503: "restart it"}))
+@router.get("/healthz", responses=problems.documented({503: "`engine_down`: restart it"}))
 async def healthz(request: Request) -> HealthAnswer:
     """Whether the process should live on: 503 when an engine was lost for good, so that only a new
     process has all of them.  Overloaded or stopping it is alive.
@@ -29,7 +29,10 @@ async def healthz(request: Request) -> HealthAnswer:
     return _status(request, "alive")
 
 
-@router.get("/readyz", responses=problems.documented({503: "it does not; `code` says why"}))
+_NOT_READY = {503: "`draining`, `not_loaded`, `engine_down`: why it does not"}
+
+
+@router.get("/readyz", responses=problems.documented(_NOT_READY))
 async def readyz(request: Request) -> HealthAnswer:
     """Whether the service wants requests: the default model is loaded, no engine is out of order,
     and it is not stopping.

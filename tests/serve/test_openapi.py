@@ -1,6 +1,7 @@
 """The document /openapi.json: frozen in docs/openapi.json, and true (test_contract.py)."""
 
 import json
+import re
 from pathlib import Path
 
 from clq_serve.app import create_app
@@ -46,3 +47,19 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
     for reference in found:
         name = reference.removeprefix("#/components/schemas/")
         assert name in schema["components"]["schemas"], reference
+
+
+ELSEWHERE = {
+    *("bad_infer_request", "forbidden"),  # /v2, which docs/oip.md describes
+    *("model_busy", "last_version", "model_refused"),  # the admin listener
+    *("bad_http", "headers_too_large", "too_many_connections"),  # what is no request to any route
+    *("not_found", "method_not_allowed"),  # what is none of the routes
+}
+
+
+def test_every_problem_code_of_the_page_is_in_the_document() -> None:
+    page = DOCUMENT.parents[1] / "serve" / "clq_serve" / "docs.html"
+    codes = set(re.findall(r'<tr id="(\w+)"><td>\d', page.read_text()))
+    assert len(codes) > 20
+    text = DOCUMENT.read_text()
+    assert {code for code in codes if f"`{code}`" not in text} == ELSEWHERE
