@@ -76,6 +76,10 @@ class Metrics:
             "clq_model_info", "1 for each loaded model.", ["name", "version", "digest"],
             registry=registry,
         )  # fmt: skip
+        self._loads = Counter(
+            "clq_model_loads", "Loads while the service ran, by result.", ["name", "result"],
+            registry=registry,
+        )  # fmt: skip
         Gauge("clq_build_info", "1.", ["version"], registry=registry).labels(__version__).set(1)
         self._detections = _DetectionStatistics()
         registry.register(self._detections)
@@ -106,6 +110,10 @@ class Metrics:
     def answer_cache(self, hit: bool) -> None:
         """One image was looked up in the cache of answers."""
         self._cache.labels("hit" if hit else "miss").inc()
+
+    def model_load_ended(self, name: str, refused: bool) -> None:
+        """A load, while the service runs, swapped the model in or was refused."""
+        self._loads.labels(name, "refused" if refused else "loaded").inc()
 
     def model_loaded(self, name: str, version: int, digest: str) -> None:
         """The model answers requests from now on."""

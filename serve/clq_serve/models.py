@@ -211,6 +211,8 @@ class ModelStore:
             with self._lock:
                 self._busy.discard(key)
                 self._reasons[key] = reason
+                if self._metrics is not None:
+                    self._metrics.model_load_ended(key.name, refused=True)
             raise ModelRefused(f"{key} is not loaded: {reason}") from err
         # Closed when this returns: that takes time, so not under the lock.
         retired: list[LoadedModel] = []
@@ -222,6 +224,7 @@ class ModelStore:
             self._loaded[key] = model
             if self._metrics is not None:
                 self._metrics.model_loaded(key.name, key.version, model.bundle.digest)
+                self._metrics.model_load_ended(key.name, refused=False)
             others = sorted(k for k in self._loaded if k.name == key.name and k != key)
             for old in others[: max(0, len(others) + 1 - self._settings.versions_kept)]:
                 reason = f"unloaded when {key} was loaded (versions_kept)"

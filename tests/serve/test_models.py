@@ -146,6 +146,12 @@ def test_the_metrics_follow_what_is_loaded(repository) -> None:
     shown = [line for line in metrics.text().decode().splitlines() if "clq_model_info{" in line]
     assert len(shown) == 1
     assert 'version="2"' in shown[0]
+    repository.spoil(repository("tiny", 3))
+    with pytest.raises(ModelRefused):
+        asyncio.run(store.load("tiny"))
+    text = metrics.text().decode()
+    for result in ("loaded", "refused"):
+        assert f'clq_model_loads_total{{name="tiny",result="{result}"}} 1.0' in text
     assert old not in shown[0]
 
 
