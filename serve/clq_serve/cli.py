@@ -107,17 +107,20 @@ def new(
 
 
 @app.command()
-def check(bundle: Annotated[Path, typer.Argument(help="Folder NAME/VERSION.")]) -> None:
+def check(
+    bundle: Annotated[Path, typer.Argument(help="Folder NAME/VERSION.")],
+    device: Annotated[str, typer.Option(help="As the setting: cpu, cuda:0, plan:0, ...")] = "cpu",
+) -> None:
     """Check a bundle: schema, digests, graph, golden results on this machine."""
+    from clq_serve.configuration import read_settings
     from clq_serve.loading import load_model
-    from clq_serve.settings import Settings
 
-    model = load_model(Settings(), bundle)
+    model = load_model(read_settings({}, {"device": device}), bundle)
     manifest = model.bundle.manifest
     typer.echo(
         f"ok: {manifest.name}/{manifest.version} {model.bundle.digest} "
         f"{len(manifest.classes)} classes, {model.golden_examples} golden examples reproduced "
-        f"on {model.provider}"
+        f"on {model.placement} ({model.provider})"
     )
 
 

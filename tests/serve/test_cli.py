@@ -125,6 +125,13 @@ def test_the_settings_are_listed_without_starting_anything() -> None:
     assert "#port = 8000\n" in done.stdout
 
 
+def test_check_takes_a_device_and_never_another_one_instead(tiny_bundle: Path) -> None:
+    done = command("check", str(tiny_bundle), "--device", "plan:0")
+    assert_one_line_of_error(done, "device plan:0: ")
+    done = command("check", str(tiny_bundle), "--device", "gpu")
+    assert_one_line_of_error(done, "--device: 'gpu'", "accepted: cpu, or cuda:N")
+
+
 def test_check_names_the_good_bundle(tiny_bundle: Path) -> None:
     done = command("check", str(tiny_bundle))
     assert done.returncode == 0
