@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import Request
@@ -11,6 +11,7 @@ from fastapi import Request
 from clq_serve.annotate import annotate
 from clq_serve.bodies import departure
 from clq_serve.cache import AnswerCache, etag_of, names_etag
+from clq_serve.errors import DeadlineExceeded
 from clq_serve.formats import (
     BoxFormat,
     Encoded,
@@ -89,31 +90,51 @@ async def answer_image(
 
     Raises ServeError.
     """
-    known = ""
-    if cache.on or if_none_match is not None:
-        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-        known = _etag(sha256, call, wanted)
-        if names_etag(if_none_match, known):
-            return Answered(None, known, "", "")
-        kept = cache.get(known)
-        if cache.on:
-            service.metrics.answer_cache(hit=kept is not None)
+    if not cache.on and if_none_match is None:
+        return await _made(service, data, call, wanted)
+    sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+    etag = _etag(sha256, call, wanted)
+    if names_etag(if_none_match, etag):
+        return Answered(None, etag, "", "")
+    if not cache.on:
+        return await _made(service, data, call, wanted)
+    turn = cache.turn(etag)
+    await _wait_for(turn, call)
+    try:
+        kept = cache.get(etag)
+        service.metrics.answer_cache(hit=kept is not None)
         if kept is not None:
-            return Answered(kept, known, "clq-serve; hit", "cache;desc=hit")
+            return Answered(kept, etag, "clq-serve; hit", "cache;desc=hit")
+        made = await _made(service, data, call, wanted)
+        assert made.encoded is not None
+        stored = "; stored" if cache.put(etag, made.encoded) else ""
+        return replace(made, cache_status=f"clq-serve; fwd=miss{stored}")
+    finally:
+        turn.release()
+
+
+async def _wait_for(turn: asyncio.Lock, call: DetectCall) -> None:
+    """Until no other request makes the same answer."""
+    try:
+        async with asyncio.timeout(call.deadline_s - time.monotonic()):
+            await turn.acquire()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"no result within {call.timeout_s:g} s; the time ran out in stage 'queue'",
+            extra={"stage": "queue", "limit": call.timeout_s},
+        ) from None
+
+
+async def _made(service: DetectService, data: bytes, call: DetectCall, wanted: Wanted) -> Answered:
+    """The answer by the model."""
     outcome = await service.detect(data, call)
     start = time.perf_counter()
     encoded = await _encode(service, data, call, wanted, outcome)
     encode_s = time.perf_counter() - start
     service.metrics.stage("encode", encode_s)
-    cache_status = ""
-    if cache.on:
-        stored = "; stored" if cache.put(known, encoded) else ""
-        cache_status = f"clq-serve; fwd=miss{stored}"
     times = outcome.timing.model_dump(exclude={"batch_size"}) | {"encode": round(1e3 * encode_s, 3)}
     server_timing = ", ".join(f"{stage};dur={ms}" for stage, ms in times.items())
-    return Answered(
-        encoded, known or _etag(outcome.sha256, call, wanted), cache_status, server_timing
-    )
+    return Answered(encoded, _etag(outcome.sha256, call, wanted), "", server_timing)
 
 
 def _etag(sha256: str, call: DetectCall, wanted: Wanted) -> str:

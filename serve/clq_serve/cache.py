@@ -1,7 +1,9 @@
 """Answers kept for the same image, model and options: the least recently used go first."""
 
+import asyncio
 import hashlib
 from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 from clq_serve.detector import DetectOptions
 from clq_serve.formats import BoxFormat, Encoded, Rendering
@@ -43,6 +45,7 @@ class AnswerCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._answers: OrderedDict[str, Encoded] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def on(self) -> bool:
@@ -51,6 +54,13 @@ class AnswerCache:
     @property
     def bytes_held(self) -> int:
         return self._bytes
+
+    def turn(self, etag: str) -> asyncio.Lock:
+        """What the makers of one answer hold, so that the first makes it and the others find it."""
+        turn = self._turns.get(etag)
+        if turn is None:
+            turn = self._turns[etag] = asyncio.Lock()
+        return turn
 
     def get(self, etag: str) -> Encoded | None:
         """The answer with this ETag, which is now the most recently used."""

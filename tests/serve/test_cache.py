@@ -1,6 +1,9 @@
 """ETags, and the cache of answers: the same question gets the same answer, no other does."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -9,9 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import cells, encoded
 
+from clq_serve.bundle import load_bundle
 from clq_serve.cache import AnswerCache, etag_of, names_etag
-from clq_serve.detector import DetectOptions
+from clq_serve.candidates import Candidates
+from clq_serve.detector import DetectOptions, Detector
+from clq_serve.engine import OnnxEngine
 from clq_serve.formats import BoxFormat, Encoded, Format, Rendering
+from clq_serve.loading import LoadedModel
+from clq_serve.nms import ClassNms
 
 PATIENCE_S = 60
 MEBIBYTE = 2**20
@@ -106,6 +114,42 @@ def test_refused_images_are_not_kept(start_server: Callable[..., str]) -> None:
         answer = post(server, data=b"no image")
         assert answer.status_code == 415
         assert "cache-status" not in answer.headers
+
+
+class GatedEngine:
+    """The real engine behind a gate that the test opens."""
+
+    def __init__(self, engine: OnnxEngine) -> None:
+        self.open = threading.Event()
+        self.calls = 0
+        self._engine = engine
+
+    def run(self, batch: np.ndarray) -> Candidates:
+        self.calls += 1
+        assert self.open.wait(PATIENCE_S)
+        return self._engine.run(batch)
+
+
+def test_equal_questions_at_the_same_time_are_asked_once(
+    start_server: Callable[..., str], tiny_bundle: Path
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    engine = GatedEngine(OnnxEngine(bundle, threads=1))
+    detector = Detector(engine, ClassNms(), bundle.manifest.input.rule)
+    model = LoadedModel(bundle, (detector,), None, "test", 0)
+    server = start_server(model, response_cache_bytes=MEBIBYTE)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(post, server) for _ in range(5)]
+        late = pool.submit(post, server, X_Request_Timeout_Ms="300")
+        try:
+            assert late.result(PATIENCE_S).json()["stage"] in ("queue", "infer")
+        finally:
+            engine.open.set()
+        answers = [one.result(PATIENCE_S) for one in asked]
+    hits = sorted("hit" in answer.headers["cache-status"] for answer in answers)
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert hits == [False, True, True, True, True]
+    assert engine.calls <= 2  # one more where the late one was the first
 
 
 def test_a_batch_uses_the_cache_too(start_server: Callable[..., str]) -> None:
