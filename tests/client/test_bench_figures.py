@@ -171,7 +171,7 @@ def test_the_highest_rate_is_found_within_its_precision(capacity, first):
 @given(st.floats(0.1, 900), st.floats(0.1, 900), st.floats(0.1, 1000))
 def test_a_rate_that_is_not_confirmed_is_lowered_until_one_is(capacity, confirmed, first):
     rate, _ = search(capacity, first, confirmed)
-    assert min(capacity, confirmed) / 1.1025001 <= rate <= min(capacity, confirmed)
+    assert min(capacity, confirmed) / (1.2 * 1.0500001) <= rate <= min(capacity, confirmed)
 
 
 def test_the_search_ends_at_the_highest_rate_it_may_try_and_where_nothing_holds():

@@ -24,10 +24,12 @@ _CURVE = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)  # percent; the axis is logarithmi
 _STAGES = ("upload", "decode", "queue", "infer", "post", "encode")
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f24; --dim: #5d6570; --grid: #dfe3e8; --page: #fff;
-  --c1: #2264c9; --c2: #10845c; --c3: #b35a00; --c4: #b3261e; --c5: #7a4fc0; --c6: #8a929c; }
+  --c1: #2264c9; --c2: #10845c; --c3: #b35a00; --c4: #b3261e; --c5: #7a4fc0; --c6: #8a929c;
+  --c7: #b83280; --c8: #5f6b00; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8eaed; --dim: #a2abb6; --grid: #343a42; --page: #16181c;
-    --c1: #6ea8ff; --c2: #4cc79a; --c3: #f0a355; --c4: #ff8078; --c5: #b99bf5; --c6: #7d8690; } }
+    --c1: #6ea8ff; --c2: #4cc79a; --c3: #f0a355; --c4: #ff8078; --c5: #b99bf5; --c6: #7d8690;
+    --c7: #f08bc4; --c8: #c3cf5a; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 760px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
@@ -40,7 +42,7 @@ pre { overflow-x: auto; font-size: 13px; line-height: 1.45; }
 """ + "\n".join(
     f".line.c{i} {{ stroke: var(--c{i}); }} .mark.c{i}, .bar.c{i} {{ fill: var(--c{i}); }} "
     f".swatch.c{i} {{ background: var(--c{i}); }}"
-    for i in range(1, 7)
+    for i in range(1, 9)
 )
 
 
@@ -181,7 +183,7 @@ def _stages(run: Measured) -> str:
     bars, entries, at_px = [], [], 0.0
     for index, (name, value) in enumerate(stages):
         width_px = 720 * value / whole
-        colour = 1 + index % 6
+        colour = 1 + index % 8
         bars.append(
             f'<rect class="bar c{colour}" x="{at_px:.1f}" y="0" width="{width_px:.1f}" height="28">'
             f"<title>{escape(name)}: {value:.1f} ms</title></rect>"

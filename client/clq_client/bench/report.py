@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clq_client.bench.measure import Measured, Plan
-from clq_client.bench.percentiles import SHOWN, percentile_name
+from clq_client.bench.percentiles import SHOWN, percentile, percentile_name
 
 SATURATED_LAG_MS = 10.0  # and LAG_SHARE of the median latency: below it the lag is no matter
 LAG_SHARE = 0.05
@@ -128,11 +128,15 @@ def _warnings_of(run: Measured, ceiling: float | None) -> list[str]:
     figures, name = run.figures, load_name(run)
     found = []
     lag_matters_ms = max(SATURATED_LAG_MS, LAG_SHARE * figures.latency_ms.get("p50", 0.0))
-    if run.lag_p99_ms > lag_matters_ms or run.cpu_share > SATURATED_CPU_SHARE:
+    if run.cpu_share > SATURATED_CPU_SHARE:
         found.append(
-            f"{name}: the generator was saturated: its event loop was late by "
-            f"{run.lag_p99_ms:.0f} ms (p99), it used {100 * run.cpu_share:.0f} % of a core; "
+            f"{name}: the generator was saturated, it used {100 * run.cpu_share:.0f} % of a core; "
             "latencies are partly its own"
+        )
+    elif run.lag_p99_ms > lag_matters_ms:
+        found.append(
+            f"{name}: this machine was too busy for the generator: its event loop was late by "
+            f"{run.lag_p99_ms:.0f} ms (p99), which is part of the latencies"
         )
     if ceiling is not None and figures.throughput > CEILING_SHARE * ceiling:
         found.append(
@@ -154,5 +158,5 @@ def _warnings_of(run: Measured, ceiling: float | None) -> list[str]:
 
 def _thin_percentiles(run: Measured) -> list[str]:
     count = run.figures.good
-    thin = [percentile_name(q) for q in SHOWN if 0 < count < 100 / (100 - q)]
+    thin = [percentile_name(q) for q in SHOWN if count and percentile(range(count), q) == count - 1]
     return [f"{' and '.join(thin)} of {count} answers are their maximum"] if thin else []

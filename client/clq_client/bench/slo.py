@@ -44,7 +44,7 @@ async def highest_rate(
     precision        the next rate up that was tried and failed is at most that much higher
 
     Doubles or halves until one rate holds and one fails, then bisects (geometrically).  A rate that
-    is not confirmed is lowered by `precision` until one is.
+    is not confirmed is lowered by `precision`, then by twice and by four times that, until one is.
     """
     bracket = await _bracket(holds, first, lowest, highest)
     if bracket is None:
@@ -56,10 +56,12 @@ async def highest_rate(
             low = middle
         else:
             high = middle
+    step = precision
     while not await confirms(low):
         if low <= lowest:
             return None
-        low = max(low / (1 + precision), lowest)
+        low = max(low / (1 + step), lowest)
+        step = min(2 * step, 4 * precision)
     return low
 
 
