@@ -21,6 +21,8 @@ class LoopThread:
     def __init__(self, settings: ClientSettings) -> None:
         self.lines = Lines(settings)
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="clq-client", daemon=True)
         thread.start()
@@ -35,7 +37,11 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns or raises.  Ctrl-C and the like cancel it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise RuntimeError("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError as error:
@@ -45,6 +51,8 @@ class LoopThread:
 
     def close(self) -> None:
         """Ends the calls that are on their way, the connections and the thread."""
+        with self._lock:  # a call that came later would wait for a loop that has stopped
+            self._closed = True
         self._finalizer()
 
 

@@ -2,7 +2,8 @@
 
 Additive increase, multiplicative decrease, as in TCP (RFC 5681): one more for each round that goes
 well, half after a refusal.  Near the number that was refused last it grows ten times slower, so
-that few images are sent only to be refused.  Of a service that is gone one image at a time asks.
+that few images are sent only to be refused.  While the service is gone, one image at a time asks
+for it.
 """
 
 import asyncio

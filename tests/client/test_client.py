@@ -471,6 +471,25 @@ def test_close_ends_a_call_of_another_thread(peer, png):
             call.result(3)
 
 
+def test_closing_beside_many_calls_ends_every_one_of_them(peer, png):
+    client = Client(peer.url, retries=0)
+
+    def call_until_closed(_):
+        while True:
+            try:
+                client.detect(png)
+            except RuntimeError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(call_until_closed, number) for number in range(6)]
+        until_s = time.monotonic() + 10
+        while len(peer.seen) < 12 and time.monotonic() < until_s:
+            time.sleep(0.01)
+        client.close()
+        assert all("closed" in call.result(10) for call in calls)
+
+
 def test_a_client_works_on_both_sides_of_a_fork(peer, png, tmp_path):
     code = (
         "import os, sys\n"
