@@ -9,7 +9,8 @@ from clq_client.bench.slo import Goal
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
 WARMUP_SHARE = 0.25
-GAIN = 1.02  # more clients that gain less than this are the end of the ladder
+GAIN = 1.02  # twice as many clients that gain less than this gain nothing
+IDLE_STEPS = 2  # in succession end the ladder: one may be bad luck
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,16 @@ async def try_service(load: Load, goal: Goal | None, seconds: float) -> Trial:
     """
     plan = Plan(WARMUP_SHARE * seconds, seconds, Arrivals.POISSON, 0, goal)
     runs: list[Measured] = []
+    idle_steps = 0
     for clients in CLIENTS:
         run = await measure_clients(replace(load, connections=clients), plan)
         if _failed(run):
             break
-        if runs and run.figures.goodput < GAIN * runs[-1].figures.goodput:
-            runs.append(run)
-            break
+        gained = not runs or run.figures.goodput > GAIN * _best(runs).figures.goodput
+        idle_steps = 0 if gained else idle_steps + 1
         runs.append(run)
+        if idle_steps == IDLE_STEPS:
+            break
     return Trial(_best(runs), True) if runs else Trial(run, False)
 
 
