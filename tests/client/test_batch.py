@@ -185,7 +185,8 @@ def test_two_runs_do_not_write_one_file(peer, shots, clq, tmp_path):
     assert sorted(read_lines(tmp_path / "r.jsonl")) == ALL[1:]
 
 
-def test_a_service_that_is_away_for_a_while_is_waited_for(peer, shots, clq, tmp_path):
+def test_a_service_that_is_away_for_a_while_is_waited_for(peer, shots, clq, tmp_path, monkeypatch):
+    monkeypatch.setattr("clq_client.retry.LONGEST_WAIT_S", 0.1)
     draining = peer.problem_step(503, "draining")
     overloaded = peer.problem_step(503, "overloaded", retry_after=1)
     peer.detect_steps = [type(draining)(cut="before") for _ in range(6)] + [draining, overloaded]
@@ -225,7 +226,8 @@ def test_what_every_image_would_be_told_ends_the_run(peer, shots, clq, tmp_path,
     assert len(peer.detects) == 5
 
 
-def test_a_service_that_is_not_there_leaves_no_file(shots, clq, tmp_path):
+def test_a_service_that_is_not_there_leaves_no_file(shots, clq, tmp_path, monkeypatch):
+    monkeypatch.setattr("clq_client.retry.LONGEST_WAIT_S", 0.02)
     done = clq("batch", "shots", "--out", "r.jsonl", "--url", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert done.stderr.startswith("clq-client: http://127.0.0.1:9: no answer")
