@@ -83,7 +83,7 @@ async function give(next) {
     if (!isLoaded(body.model)) await load(body.model); // another version came meanwhile
     if (signal.aborted) return;
     take(answers.get(next));
-    if (mayLieOnItsSide(answer.image)) showBlob(await upright(`${modelPath()}?format=image&score=1`, next, signal));
+    if (mayLieOnItsSide(answer.image)) turn(next, signal);
   } catch (problem) {
     if (signal.aborted) return;
     clear();
@@ -94,6 +94,15 @@ async function give(next) {
 
 /** Browsers turn JPEG files by their EXIF orientation, other formats not all of them. */
 const mayLieOnItsSide = (image) => image.orientation_applied && image.format !== "JPEG";
+
+/** Puts the picture as the service sees it in the place of the file; without it the boxes stay. */
+async function turn(next, signal) {
+  try {
+    showBlob(await upright(`${modelPath()}?format=image&score=1`, next, signal));
+  } catch (problem) {
+    if (!signal.aborted) complain(problem);
+  }
+}
 
 function take({ body, roundTripMs }) {
   answer = body;
