@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 PATIENCE_S = 60  # how long anything may take on a machine that is busy with something else
 COMMAND = [sys.executable, "-c", "from clq_serve.cli import main; main()"]
@@ -20,6 +22,12 @@ class Running:
     url: str
     admin: str
     lines: list[str]
+    log: IO[str]
+
+    def logged(self) -> str:
+        """What it has written to stderr."""
+        self.log.seek(0)
+        return self.log.read()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -46,27 +54,29 @@ def command(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def running(*arguments: str, **more: str) -> Iterator[Running]:
     """A service on free ports; it is killed in the end if it still runs."""
-    process = subprocess.Popen(
-        [*COMMAND, "run", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**more),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            if line.startswith("ready: "):
-                break
-        urls = re.findall(r"(admin|ready): .*?(http://127\.0\.0\.1:\d+)", "\n".join(lines))
-        found = dict(urls)
-        assert "ready" in found, lines + process.stderr.readlines()
-        yield Running(process, found["ready"], found.get("admin", ""), lines)
-    finally:
-        process.kill()
-        process.wait(PATIENCE_S)
-        process.stdout.close()
-        process.stderr.close()
+    # Not a pipe for the log: nobody reads it meanwhile, and a full one would stop the service.
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            [*COMMAND, "run", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment(**more),
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            lines: list[str] = []
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                if line.startswith("ready: "):
+                    break
+            urls = re.findall(r"(admin|ready): .*?(http://127\.0\.0\.1:\d+)", "\n".join(lines))
+            found = dict(urls)
+            service = Running(process, found.get("ready", ""), found.get("admin", ""), lines, log)
+            assert "ready" in found, (lines, service.logged())
+            yield service
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)

@@ -87,11 +87,14 @@ def test_the_pod_has_settings_that_the_service_accepts() -> None:
 
 
 def test_the_pod_is_probed_on_paths_that_are_open() -> None:
-    wanted = {"startupProbe": "/startupz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
-    for probe, path in wanted.items():
-        request = CONTAINER[probe]["httpGet"]
-        assert request == {"path": path, "port": "http"}
+    for probe, path, port in (
+        ("startupProbe", "/startupz", "http"),
+        ("livenessProbe", "/healthz", "admin"),
+        ("readinessProbe", "/readyz", "http"),
+    ):
+        assert CONTAINER[probe]["httpGet"] == {"path": path, "port": port}
         assert public_scopes(path) is None
+        assert admin_scopes(path) is None
 
 
 def test_a_pod_that_stops_has_left_the_service_before_it_stops_accepting() -> None:

@@ -32,12 +32,15 @@ from clq_serve.telemetry import Telemetry
 from clq_serve.watching import watching
 
 
-def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, models: ModelStore | None = None, keys: Keys | None = None
+) -> FastAPI:
     """The application.
 
     models  loaded already: the command line loads first, so that a bad bundle is one line on
             stderr. None: what `settings` name is loaded, checked and warmed when the application
             starts, and a BundleError then stops the server
+    keys    read already; None: read here, from what `settings` name, if anything
     """
 
     telemetry = Telemetry.configured(settings.otel_endpoint)
@@ -66,9 +69,11 @@ def create_app(settings: Settings, models: ModelStore | None = None) -> FastAPI:
     app.state.large_json = asyncio.Lock()
     app.state.model_control = settings.public_model_control
     app.state.cache = AnswerCache(settings.response_cache_bytes)
-    app.state.keys = Keys(settings.keys) if settings.keys else None
-    if app.state.keys is not None:
-        app.add_middleware(KeyGuard, keys=app.state.keys, scopes_of=public_scopes)
+    if keys is None and settings.keys is not None:
+        keys = Keys(settings.keys)
+    app.state.keys = keys
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys, scopes_of=public_scopes)
     add_cors(app, parse_origins(settings.cors_origins))
     app.add_middleware(RequestLog, telemetry=telemetry)
     problems.install(app)

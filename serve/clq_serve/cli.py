@@ -56,6 +56,7 @@ def run(
     models: Annotated[
         Path | None, typer.Option(help="Folder of bundles NAME/VERSION, all of them.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, tensorrt:0, plan:0 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: the cores allowed.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     config: Annotated[
@@ -79,6 +80,7 @@ def run(
         "port": port,
         "bundle": bundle,
         "models": models,
+        "device": device,
         "threads": threads,
         "log_level": log_level,
     }

@@ -4,6 +4,7 @@ Whatever is unknown or not accepted is refused; the message names the place it w
 """
 
 import difflib
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from clq_serve.errors import SettingsError
 from clq_serve.settings import PREFIX, Settings
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"  # names the file; not a setting itself
+_PASSWORD = re.compile(r"//[^/@\s]+@")  # the user part of a URL
 ALWAYS_SHOWN = ("host", "port", "threads")
 
 
@@ -65,7 +67,8 @@ def shown(settings: Settings) -> str:
         for name, value in settings
         if name in ALWAYS_SHOWN or value != getattr(defaults, name)
     ]
-    return " ".join(f"{name}={value}" for name, value in chosen)
+    line = " ".join(f"{name}={value}" for name, value in chosen)
+    return _PASSWORD.sub("//***@", line)
 
 
 def template() -> str:

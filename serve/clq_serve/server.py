@@ -22,6 +22,7 @@ from clq_serve.admin_app import create_admin_app
 from clq_serve.app import create_app
 from clq_serve.configuration import shown
 from clq_serve.errors import SettingsError
+from clq_serve.keys import Keys
 from clq_serve.loading import LoadedModel
 from clq_serve.logs import set_up_logging
 from clq_serve.models import ModelStore
@@ -47,10 +48,11 @@ def serve(settings: Settings) -> None:
             _warn_if_open(settings)
             address = ("admin_", settings.admin_host, settings.admin_port)
             admin = listeners.enter_context(_listen(*address))
+        keys = None if settings.keys is None else Keys(settings.keys)
         models = ModelStore.open(settings)
         for model in models.all():
             _print_model(model)
-        app = create_app(settings, models)
+        app = create_app(settings, models, keys)
         _PublicServer(app, settings, admin).run(sockets=[public])
 
 

@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from clq_serve.request_log import PROBES
 from clq_serve.service import DetectService
 
 MAX_PIPELINED = 16  # requests that wait on one connection for the answer before theirs
@@ -198,7 +199,13 @@ class GuardedConnection(HttpToolsProtocol):
         self.transport.close()
 
     async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:
-        """The application of a connection that is one too many."""
+        """The application of a connection that is one too many; probes are answered all the same,
+        or an orchestrator would restart what is only overrun.
+        """
+        if scope["path"] in PROBES:
+            self.cycle.keep_alive = False
+            await self.config.loaded_app(scope, receive, send)
+            return
         code, status = "too_many_connections", HTTPStatus.SERVICE_UNAVAILABLE
         body = _problem(status, code, scope["path"], "")
         headers = [

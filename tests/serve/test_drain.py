@@ -1,5 +1,6 @@
 """What happens to requests when the service is told to stop."""
 
+import io
 import signal
 import socket
 import threading
@@ -7,9 +8,15 @@ import time
 from pathlib import Path
 
 import httpx
+from PIL import Image
 from service_process import PATIENCE_S, Running, running
 
-SQUARE = Path(__file__).parents[1] / "data" / "screens" / "dashboard.png"
+
+def square() -> bytes:
+    """A red square as a PNG file."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(file, "PNG")
+    return file.getvalue()
 
 
 class Client(threading.Thread):
@@ -23,7 +30,7 @@ class Client(threading.Thread):
         self._ready = ready
 
     def run(self) -> None:
-        image = SQUARE.read_bytes()
+        image = square()
         with httpx.Client(timeout=PATIENCE_S) as client:
             while self._ready.is_set():
                 try:

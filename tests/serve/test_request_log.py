@@ -29,8 +29,7 @@ def logged(tiny_bundle: Path, *options: str) -> Iterator[tuple[Running, list[str
         yield service, lines
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(PATIENCE_S) == 0
-        assert service.process.stderr is not None
-        lines += service.process.stderr.read().splitlines()
+        lines += service.logged().splitlines()
 
 
 def by_id(lines: list[str]) -> dict[object, Line]:

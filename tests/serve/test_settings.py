@@ -116,6 +116,11 @@ def test_the_start_shows_what_differs_and_what_matters() -> None:
     assert line == "host=127.0.0.1 port=8000 threads=1 max_side=7"
 
 
+def test_a_password_in_a_url_is_masked() -> None:
+    line = shown(Settings(threads=1, otel_endpoint="http://me:secret@collector:4318"))
+    assert "otel_endpoint=http://***@collector:4318" in line
+
+
 def test_every_setting_says_what_it_means() -> None:
     without = [name for name, field in Settings.model_fields.items() if not field.description]
     assert without == [], "write a docstring below each of these fields"

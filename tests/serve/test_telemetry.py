@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from service_process import PATIENCE_S, running
 
 from clq_serve.telemetry import Telemetry
@@ -62,15 +62,12 @@ def collect(spans: Received, *names: str) -> dict[str, Span]:
     return found
 
 
-@pytest.mark.parametrize("by_setting", [True, False])
 def test_a_request_is_a_span_with_its_stages_below_the_callers(
-    tiny_bundle: Path, receiver: tuple[str, Received], by_setting: bool
+    tiny_bundle: Path, receiver: tuple[str, Received]
 ) -> None:
     url, spans = receiver
-    options = ["--bundle", str(tiny_bundle), "--threads", "1"]
-    variables = {} if by_setting else {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
-    options += ["--set", f"otel_endpoint={url}"] if by_setting else []
-    with running(*options, OTEL_BSP_SCHEDULE_DELAY="50", **variables) as service:
+    options = ["--bundle", str(tiny_bundle), "--threads", "1", "--set", f"otel_endpoint={url}"]
+    with running(*options, OTEL_BSP_SCHEDULE_DELAY="50") as service:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         files = {"image": SCREEN.read_bytes()}
         answer = httpx.post(
@@ -97,6 +94,21 @@ def test_a_request_is_a_span_with_its_stages_below_the_callers(
         alone = collect(spans, "GET none")["GET none"]
         assert alone.parent_span_id == b""
         assert alone.trace_id.hex() != TRACE
+
+
+def test_the_standard_variable_names_a_receiver_too(
+    receiver: tuple[str, Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, spans = receiver
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    telemetry = Telemetry.configured(None)
+    assert telemetry is not None
+    span, traceparent = telemetry.begin("", "")
+    telemetry.end(span, "GET", "/a", 503, {})
+    telemetry.close()
+    sent = collect(spans, "GET /a")["GET /a"]
+    assert sent.trace_id.hex() in traceparent
+    assert sent.status.code == Status.STATUS_CODE_ERROR
 
 
 def test_without_a_receiver_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
