@@ -154,9 +154,8 @@ def decode_image(data: bytes, limits: ImageLimits, background: Colour) -> Decode
         except Exception as err:
             raise _undecodable(data, header.format) from err
         turn = _UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        rgb = rgb.transpose(turn)
-    return DecodedImage(np.asarray(rgb), header.format, turn is not None)
+        upright = rgb if turn is None else rgb.transpose(turn)
+        return DecodedImage(np.asarray(upright), header.format, turn is not None)
 
 
 def plan(width: int, height: int, rule: InputRule) -> Geometry:
@@ -304,18 +303,28 @@ def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
             "with or without transparency"
         )
     if image.has_transparency_data:
-        below = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(  # what is below has no name, so that it is let go of at once
+            Image.new("RGBA", image.size, (*background, 255)), _converted(image, "RGBA")
+        ).convert("RGB")
+    return _converted(image, "RGB")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """The image in that mode; itself if it is, where `Image.convert` would copy all its pixels."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _sixteen_bit_to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     """Scaled by 255 / 65535; `Image.convert` would clip everything above 255 to white."""
-    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-    rgb = np.repeat(((wide + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)  # (H, W, 3)
+    wide = np.asarray(image)
+    if wide.dtype.itemsize > 2:  # mode I, which holds 16 bits in 32
+        wide = wide.clip(0, 65535).astype(np.uint16)
+    narrow = ((np.arange(65536) + 128) // 257).astype(np.uint8)[wide]  # (H, W), 1 byte a pixel
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        rgb[wide == transparent] = background
+    if not isinstance(transparent, int):
+        return Image.fromarray(narrow).convert("RGB")
+    rgb = np.repeat(narrow[..., None], 3, axis=2)  # (H, W, 3)
+    rgb[wide == transparent] = background
     return Image.fromarray(rgb)
 
 

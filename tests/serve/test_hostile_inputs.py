@@ -26,9 +26,10 @@ MAX_GROWTH_KIB = 96 * 1024
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def service(tiny_bundle: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=[0, 1], ids=["decoding in threads", "in a process"])
+def service(tiny_bundle: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
     limits = {"max_body_bytes": MAX_BODY_BYTES, "max_pixels": MAX_PIXELS, "log_level": "error"}
+    limits["decode_workers"] = request.param
     arguments = [f"--set={name}={value}" for name, value in limits.items()]
     with running("--bundle", str(tiny_bundle), "--threads", "1", *arguments) as service:
         yield service
