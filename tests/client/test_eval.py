@@ -130,3 +130,27 @@ def test_annotations_that_do_not_fit_are_refused(cells, tmp_path, change, reason
     path.write_text(json.dumps(cells | change))
     with pytest.raises(InputError, match=reason):
         read_truth(path, tmp_path, LABELS)
+
+
+@pytest.mark.slow
+def test_a_running_service_has_the_ap_that_clq_train_measures_of_its_bundle(
+    bundle_folder, shapes_folder, start_service, clq
+):
+    from shapes_data import shapes_tree
+
+    from clq_train.config import parse_config
+    from clq_train.evaluate import evaluate
+    from clq_train.targets import open_target
+
+    config = parse_config(shapes_tree(shapes_folder), "test")
+    engine, rule, options = open_target(bundle_folder, config)
+    expected = asdict(evaluate(engine, rule, config.data, "val", options, progress=False))
+    data = ["--data", shapes_folder / "annotations.json", "--images", shapes_folder / "images"]
+    done = clq("eval", *data, "--json", "--url", start_service(bundle=bundle_folder))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert expected.pop("per_group") == {}
+    # The service rounds boxes to 0.001 px and scores to 1e-6.
+    assert found.pop("per_class") == pytest.approx(expected.pop("per_class"), abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found["ap"] > 0
