@@ -251,6 +251,9 @@ def broken_json(rng: random.Random) -> Iterator[Hostile]:
         {"image": {"b64": "AAAA"}, "score": {}}, {"image": {"b64": "AAAA"}, "max": 1e308},
         {"image": {"b64": "AAAA"}, "classes": ["red", 1]}, {"": 1}, {"__proto__": {}},
         {"image": {"b64": "AAAA"}, "max": 10**400}, {"image": {"b64": "\ud800"}},
+        {"image": {"b64": "AAAA"}, "score": "\ud800"}, {"image": {"b64": "AAAA"}, "\ud800": 1},
+        {"image": {"b64": "AAAA"}, "format": "coco", "image_id": "\ud800"},
+        {"image": {"b64": "AAAA"}, "classes": "\ud800"},
     )  # fmt: skip
     for shape, path in itertools.product(shapes, (DETECT, BATCH)):
         yield Hostile(f"JSON {str(shape)[:50]}", json.dumps(shape).encode(), path, JSON)

@@ -1,12 +1,13 @@
 """Every error as an application/problem+json answer (RFC 9457); never a traceback, never a path."""
 
 import http
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from clq_serve.errors import BadParameter, Extra, ServeError
@@ -47,8 +48,14 @@ def problem_response(
     if "retry_after" in body:
         all_headers["Retry-After"] = str(body["retry_after"])
     if request.url.path.startswith("/v2"):  # what clients of that protocol read
-        return JSONResponse({"error": detail, **body}, status, headers=all_headers)
-    return JSONResponse(body, status, headers=all_headers, media_type=MEDIA_TYPE)
+        return Response(_text({"error": detail, **body}), status, all_headers, "application/json")
+    return Response(_text(body), status, all_headers, MEDIA_TYPE)
+
+
+def _text(body: Mapping[str, Extra]) -> bytes:
+    """As JSON.  A stranger's word may hold half a surrogate pair, which UTF-8 has no bytes for."""
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def serve_problem(request: Request, err: ServeError) -> Response:

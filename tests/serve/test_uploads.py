@@ -108,6 +108,14 @@ def test_json_that_is_not_accepted_is_refused(
     assert word in assert_problem(answer, 400, code)["detail"]
 
 
+@pytest.mark.parametrize("name", ["score", "classes", "format", "image_id"])
+def test_half_a_surrogate_pair_is_refused_like_any_wrong_text(server: str, name: str) -> None:
+    good = {"image": b64(cells()), "format": "coco", "image_id": "1"}
+    body = json.dumps(good | {name: "\ud800"})  # is ASCII
+    answer = post(server, content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422, "bad_parameter")["parameter"] == name
+
+
 # --- compressed bodies ------------------------------------------------------------------------
 
 
