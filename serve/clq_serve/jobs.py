@@ -39,7 +39,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of a scheduler; the queue's limits are for images that no lane has taken."""
+    """The settings of a scheduler; the queue's limits are for images that no lane has taken.
+
+    decoders  how many images are decoded at the same time
+    """
 
     lanes: int
     max_batch: int
@@ -48,6 +51,7 @@ class Policy:
     queue_images: int
     queue_pixels: int
     queue_bytes: int
+    decoders: int = 1
 
 
 @dataclass(slots=True, eq=False)

@@ -129,8 +129,8 @@ class Lanes:
             self._scheduler.admit(job)
         return job
 
-    def enqueue(self, job: Job[Work], prepared: Prepared) -> None:
-        """Gives the decoded image to the lanes; its future will be resolved."""
+    def enqueue(self, job: Job[Work], prepared: Prepared, decode_s: float = 0.0) -> None:
+        """Gives the image, decoded in decode_s, to the lanes; its future will be resolved."""
         job.work.prepared = prepared
         geometry = prepared.geometry
         with self._changed:
@@ -141,6 +141,7 @@ class Lanes:
                 image_pixels=geometry.resized_height * geometry.resized_width,
                 bytes=prepared.pixels.nbytes,
                 now=time.monotonic(),
+                decode_s=decode_s,
             )
             self._close_ahead()
             self._changed.notify()

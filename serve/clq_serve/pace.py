@@ -14,6 +14,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._per_pixel: dict[Hashable, deque[float]] = {}  # seconds per padded pixel
+        self._decoded: deque[float] = deque(maxlen=RECENT_BATCHES)  # seconds
         self._batches: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)  # images, seconds
 
     def ran(self, model: Hashable, images: int, pixels: int, run_s: float, alone: bool) -> None:
@@ -27,6 +28,14 @@ class Pace:
             del self._per_pixel[next(iter(self._per_pixel))]
         if not alone or not self._batches:
             self._batches.append((images, run_s))
+
+    def decoded(self, decode_s: float) -> None:
+        """One image was decoded in that time."""
+        self._decoded.append(decode_s)
+
+    def decode_s_per_image(self) -> float:
+        """How long the decoding of one image takes, lately; 0 while none was decoded."""
+        return statistics.fmean(self._decoded) if self._decoded else 0.0
 
     def usual_run_s(self, model: Hashable, pixels: int) -> float:
         """The run time of that many pixels at the median recent pace; 0 while it is unknown."""

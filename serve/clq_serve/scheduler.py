@@ -109,8 +109,14 @@ class Scheduler(Generic[W]):
         image_pixels: int,
         bytes: int,
         now: float,
+        decode_s: float = 0.0,
     ) -> bool:
-        """Whether the decoded job waits for a lane now; not if it was dropped meanwhile."""
+        """Whether the decoded job waits for a lane now; not if it was dropped meanwhile.
+
+        decode_s  how long its decoding took, without waiting for its turn; 0 = it needed none
+        """
+        if decode_s > 0:
+            self.pace.decoded(decode_s)
         if job.state is not State.DECODING:
             return False
         self._decoding.remove(job)
@@ -283,15 +289,17 @@ class Scheduler(Generic[W]):
         return sum(lane.up for lane in self._lanes)
 
     def drain_rate(self) -> float:
-        """Images a second that the lanes which are up finish when they are busy; 0 = unknown."""
-        each_s = self.pace.lane_s_per_image()
-        return self.lanes_up / each_s if each_s > 0 else 0.0
+        """Images a second that decoders and lanes finish when they are busy; 0 = unknown."""
+        lane_s, decode_s = self._s_per_image()
+        slowest_s = max(lane_s, decode_s)
+        return 1 / slowest_s if lane_s > 0 else 0.0
 
     def done_in_s(self, priority: Priority) -> float:
-        """When a new image would be done, estimated; 0 while nothing is known."""
-        each_s = self.pace.lane_s_per_image()
-        if not self.lanes_up:
-            return 0.0
+        """When a new image would be done, estimated; 0 while nothing is known.
+
+        Its own decoding and running, after what is ahead of it: of the decoders, which take images
+        of both classes as they come, or of the lanes, whichever takes longer.
+        """
         ahead = self._held[Priority.INTERACTIVE].images
         bulk = self._held[Priority.BULK].images
         if priority is Priority.BULK:
@@ -299,7 +307,14 @@ class Scheduler(Generic[W]):
         else:
             ahead += min(bulk, ahead // INTERACTIVE_PER_BULK)
         half_done = sum(len(lane.running.jobs) for lane in self._lanes if lane.running) / 2
-        return each_s * ((ahead + half_done) / self.lanes_up + 1)
+        lane_s, decode_s = self._s_per_image()
+        waits_s = max((ahead + half_done) * lane_s, len(self._decoding) * decode_s)
+        return waits_s + self.pace.lane_s_per_image() + self.pace.decode_s_per_image()
+
+    def _s_per_image(self) -> tuple[float, float]:
+        """Seconds for one image of all lanes that are up, and of all decoders, when busy."""
+        lane_s = self.pace.lane_s_per_image() / max(1, self.lanes_up)
+        return lane_s, self.pace.decode_s_per_image() / self.policy.decoders
 
     # 6. private
 

@@ -208,7 +208,7 @@ class DetectService:
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):
                 decoded = await _unless_left(decode(answer.done), answer)
-                self.lanes.enqueue(job, decoded.prepared)
+                self.lanes.enqueue(job, decoded.prepared, decoded.decode_s)
                 given = await answer
         except TimeoutError:
             raise late(call.timeout_s, self.lanes.leave(job)) from None

@@ -198,6 +198,7 @@ class Settings(BaseModel):
             queue_images=self.queue_images,
             queue_pixels=self.queue_pixels,
             queue_bytes=self.queue_bytes,
+            decoders=self.decode_workers or self.decoder_threads,
         )
 
     log_format: Literal["text", "json"] = "text"

@@ -59,6 +59,7 @@ class Simulation:
             queue_images=choice((4, 16, 1000)),
             queue_pixels=choice((100_000, 10_000_000)),
             queue_bytes=choice((300_000, 30_000_000)),
+            decoders=choice((1, 4)),
         )
         self.scheduler: Scheduler[Image] = Scheduler(self.policy)
         self.now = 0.0
@@ -129,6 +130,7 @@ class Simulation:
             image_pixels=height * width // 2,
             bytes=3 * height * width,
             now=self.now,
+            decode_s=image.decode_s,
         )
         assert waits == (not image.answers)
 
@@ -396,6 +398,20 @@ def test_an_image_is_refused_when_it_would_not_be_done_by_its_deadline() -> None
     refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 7.9, 0.0)  # 6 s are 76 % of it
     assert refusal is not None
     assert (refusal.limit_name, refusal.limit, refusal.observed) == ("deadline", 7.9, 6.0)
+
+
+def test_a_backlog_of_the_decoders_counts_as_well() -> None:
+    """On a GPU decoding is what takes long, and the queue of the lanes stays empty."""
+    scheduler: Scheduler[str] = Scheduler(policy(lanes=1, decoders=2))
+    scheduler.pace.ran("m", 1, 100, 0.01, alone=False)
+    scheduler.pace.decoded(1.0)
+    for index in range(6):
+        scheduler.admit(Job(str(index), Priority.INTERACTIVE, 100.0, pixels=100, bytes=300))
+    assert scheduler.drain_rate() == 2.0
+    assert scheduler.done_in_s(Priority.INTERACTIVE) == pytest.approx(3.0 + 1.0 + 0.01)
+    refusal = scheduler.refusal(Priority.INTERACTIVE, 1, 1, 5.0, 0.0)
+    assert refusal is not None
+    assert refusal.limit_name == "deadline"
 
 
 @pytest.mark.parametrize("size", [2, 3])
