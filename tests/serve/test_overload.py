@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import socket
 import threading
 import time
@@ -144,8 +145,9 @@ def test_a_body_that_does_not_arrive_is_a_408(start_server) -> None:
 
 
 def test_the_engine_does_not_run_for_a_client_that_has_left(
-    start_server, gate: GatedEngine, tiny_bundle: Path
+    start_server, gate: GatedEngine, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="clq_serve.request_log")
     server = start_server(loaded(tiny_bundle, gate))
     with ThreadPoolExecutor(1) as pool:
         stays = pool.submit(post, server, picture())
@@ -153,10 +155,16 @@ def test_the_engine_does_not_run_for_a_client_that_has_left(
         for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
                 post(server, picture(), timeout=0.3)
+        wait_for(lambda: [status_of(record) for record in caplog.records].count(499) == 3)
         gate.open.set()
         assert stays.result().status_code == 200
     assert post(server, picture()).status_code == 200
     assert gate.calls == 2
+
+
+def status_of(record: logging.LogRecord) -> int:
+    """The status in a line of the request log; 0 in any other."""
+    return int(getattr(record, "fields", {}).get("status", 0))
 
 
 def test_a_bug_is_a_500_without_its_details_and_the_next_request_is_answered(
