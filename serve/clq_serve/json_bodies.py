@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from clq_serve.errors import BadRequest
 
-Field = str | int | float
 
-
-def parse_json_body(body: bytes, options: Sequence[str]) -> tuple[list[bytes], dict[str, Field]]:
+def parse_json_body(body: bytes, options: Sequence[str]) -> tuple[list[bytes], dict[str, str]]:
     """The images (`image`, or the list `images`) and the options of a body.
 
     options  the names that are accepted besides the images
@@ -26,7 +24,7 @@ def parse_json_body(body: bytes, options: Sequence[str]) -> tuple[list[bytes], d
         raise _bad(str(err)) from None
     if not isinstance(tree, dict):
         raise _bad("it is not an object; " + _SHAPE)
-    fields: dict[str, Field] = {}
+    fields: dict[str, str] = {}
     for name, value in tree.items():
         if name in ("image", "images"):
             continue
@@ -72,12 +70,13 @@ def _image(where: str, value: object) -> bytes:
         raise _bad(f"{where}.b64 is not base64: {err}") from None
 
 
-def _option(name: str, value: object) -> Field:
+def _option(name: str, value: object) -> str:
+    """The value as it would stand in a query, so that both mean the same."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return ",".join(value)  # classes
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _bad(f"{name} is neither a text nor a number, nor a list of texts")
-    return value
+    return str(value)
 
 
 def _no_constant(name: str) -> object:

@@ -77,9 +77,7 @@ def query_options(request: Request, accepted: tuple[str, ...]) -> dict[str, str]
     return options
 
 
-def parameters_of(
-    query: Mapping[str, str], body: Mapping[str, str | int | float]
-) -> DetectParameters:
+def parameters_of(query: Mapping[str, str], body: Mapping[str, str]) -> DetectParameters:
     """The options of the query and of the body together.  Raises BadParameter."""
     for name in query:
         if name in body:

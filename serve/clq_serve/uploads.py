@@ -9,7 +9,7 @@ from starlette.requests import Request
 from clq_serve.bodies import body_chunks
 from clq_serve.errors import BadRequest, WrongContentType
 from clq_serve.forms import Part, read_form
-from clq_serve.json_bodies import Field, parse_json_body
+from clq_serve.json_bodies import parse_json_body
 
 FIELDS = ("image", "file", "images", "files")
 ACCEPTED_TYPES = ("multipart/form-data", "application/json", "image/*", "application/octet-stream")
@@ -24,7 +24,7 @@ class Upload:
 
     images: list[bytes]
     file_names: list[str]
-    options: dict[str, Field] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 async def read_upload(
@@ -84,7 +84,7 @@ def _checked(upload: Upload, max_images: int) -> Upload:
 
 def _of_form(parts: list[Part], options: Sequence[str], image_fields: Sequence[str]) -> Upload:
     images: list[Part] = []
-    fields: dict[str, Field] = {}
+    fields: dict[str, str] = {}
     for part in parts:
         if part.name in image_fields:
             if part.file_name is None:

@@ -56,6 +56,15 @@ def test_options_may_stand_beside_the_image(server: str) -> None:
     assert labels(post(server, "/v1/detect?max=2", json=tree | {"score": 0.1})) == ["red", "green"]
 
 
+def test_numbers_in_json_mean_what_they_mean_in_a_query(server: str) -> None:
+    tree = {"image": b64(cells())}
+    assert labels(post(server, json=tree | {"classes": 2, "max": 3.0})) == ["blue"]
+    coco = post(server, json=tree | {"format": "coco", "image_id": 139}).json()
+    assert {result["image_id"] for result in coco} == {139}
+    for wrong in ({"score": 7}, {"max": 1.5}, {"max": 1e308}, {"iou": -0.1}):
+        assert_problem(post(server, json=tree | wrong), 422, "bad_parameter")
+
+
 @pytest.mark.parametrize("form", [True, False])
 def test_an_option_in_the_query_and_in_the_body_is_refused(server: str, form: bool) -> None:
     sent = {"files": {"image": cells()}, "data": {"score": "0.5"}}
