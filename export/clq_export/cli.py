@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from clq_export import commands_elsewhere
 from clq_export.choices import DcnForm, Runtime
 from clq_export.errors import ClqExportError
 from clq_serve.errors import BundleError
@@ -140,6 +141,9 @@ def int8(
     typer.echo("\n".join(two_rows(result, split)))
     size = (result.folder / "model.onnx").stat().st_size
     typer.echo(f"bundle {result.folder} ({size / 1e6:.1f} MB, {result.convolutions} convolutions)")
+
+
+commands_elsewhere.register(app)
 
 
 def main() -> None:
