@@ -59,6 +59,7 @@ def _described(headers: dict[str, str]) -> dict[str, Any]:
 
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 _BASE64 = {
     "type": "object",
     "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
@@ -205,9 +206,16 @@ def _bodies(options: dict[str, Any], many: bool) -> dict[str, Any]:
         "description": "the field may also be called file, images or files",
     }
     images = {"images": {"type": "array", "items": _BASE64, "minItems": 1}} if many else {}
+    in_json = dict(options)
+    for name, other in (("classes", _TEXTS), ("image_id", {"type": "integer"})):
+        if name in in_json:
+            in_json[name] = {
+                "anyOf": [{"type": "string"}, other],
+                "description": in_json[name]["description"],
+            }
     tree = {
         "type": "object",
-        "properties": {**(images or {"image": _BASE64}), **options},
+        "properties": {**(images or {"image": _BASE64}), **in_json},
         "required": ["images" if many else "image"],
         "additionalProperties": False,
     }
