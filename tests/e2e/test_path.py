@@ -100,7 +100,7 @@ def test_the_library_gets_the_same(service_url, shapes_folder, by_torch):
     names, expected = by_torch(path, 0.02)
     with Client(service_url) as client:
         result = client.detect(path, score=0.02)
-        assert client.labels() == ("red", "blue")
+        assert [entry.label for entry in client.labels()] == ["red", "blue"]
     assert_same(result.to_dict()["detections"], names, expected)
 
 
