@@ -4,3 +4,4 @@ from typing import Literal
 
 DcnForm = Literal["standard", "plugin", "taps"]  # see dcn_forms
 Runtime = Literal["onnxruntime", "tensorrt"]  # whose 8-bit form, see int8
+VerifyRuntime = Literal["ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "openvino"]

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clq_export import commands_elsewhere
+from clq_export import commands_elsewhere, commands_proof
 from clq_export.choices import DcnForm, Runtime
 from clq_export.errors import ClqExportError
-from clq_serve.errors import BundleError
+from clq_serve.errors import ClqServeError
 from clq_train.errors import ClqTrainError
 
 app = typer.Typer(
@@ -144,12 +144,13 @@ def int8(
 
 
 commands_elsewhere.register(app)
+commands_proof.register(app)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         app()
-    except (ClqExportError, ClqTrainError, BundleError) as error:
+    except (ClqExportError, ClqTrainError, ClqServeError) as error:
         print(f"clq-export: {error}", file=sys.stderr)
         sys.exit(1)

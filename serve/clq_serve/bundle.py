@@ -135,6 +135,28 @@ class Metric(Section):
     command: Text
 
 
+class ParityEntry(Section):
+    """How far one runtime's results are from the reference; `clq-export verify` measures it.
+
+    runtime          e.g. "openvino", with its version
+    dcn              form of the deformable convolution that it ran, e.g. "taps"
+    worst_score      largest difference of a score, of all images
+    worst_box_px     largest difference of a box coordinate
+    labels_changed   candidates that have another class there, or are not there
+    date             UTC, e.g. "2026-11-24"
+    """
+
+    runtime: Text
+    version: Text
+    device: Text
+    dcn: Text
+    images: Whole
+    worst_score: Annotated[float, Field(ge=0.0)]
+    worst_box_px: Annotated[float, Field(ge=0.0)]
+    labels_changed: Annotated[int, Field(ge=0)]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
 class Manifest(Section):
     """manifest.json, version 1 of the format."""
 
@@ -152,6 +174,7 @@ class Manifest(Section):
     metrics: tuple[Metric, ...]
     licence: Text
     created: dict[str, str]
+    parity: tuple[ParityEntry, ...] = ()  # bundles before 2026-11-24 have none
 
     @property
     def class_names(self) -> list[str]:
@@ -177,8 +200,8 @@ class Bundle:
     """A folder whose files are what its manifest says.
 
     digest       "sha256:" and the hex digest of model.onnx
-    fingerprint  hex digest of the whole manifest, and so of all files: two bundles with the same
-                 graph may still answer differently, e.g. by other class names
+    fingerprint  hex digest of the manifest without `parity`, and so of all files: two bundles with
+                 the same graph may still answer differently, e.g. by other class names
     """
 
     manifest: Manifest
@@ -187,7 +210,7 @@ class Bundle:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        text = self.manifest.model_dump_json()
+        text = self.manifest.model_dump_json(exclude={"parity"})
         object.__setattr__(self, "fingerprint", hashlib.sha256(text.encode()).hexdigest())
 
     @property
@@ -260,11 +283,18 @@ def read_listed(bundle: Bundle, name: str) -> bytes:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> Path:
-    """The path of the manifest.json written into `folder`: beside first, then renamed over."""
+    """The path of the manifest.json written into `folder`: beside first, then renamed over.
+
+    Raises OSError, and leaves the folder as it was, if it cannot be written.
+    """
     path = folder / MANIFEST_FILE
     beside = folder / f".{MANIFEST_FILE}.tmp"
-    beside.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     return path
 
 
