@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clq_export import commands_elsewhere, commands_proof
+from clq_export import commands_elsewhere, commands_proof, commands_tensorrt
 from clq_export.choices import DcnForm, Runtime
 from clq_export.errors import ClqExportError
 from clq_serve.errors import ClqServeError
@@ -145,6 +145,7 @@ def int8(
 
 commands_elsewhere.register(app)
 commands_proof.register(app)
+commands_tensorrt.register(app)
 
 
 def main() -> None:

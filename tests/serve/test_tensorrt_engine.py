@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_gpu import FakeCuda, FakeEngine, fake_tensorrt
+from stub_tensorrt import stub_environment, stub_libraries, tensorrt_folders
 
 import clq_serve.tensorrt_engine as module
 from clq_serve.bundle import builtin_bundle_path, load_bundle
@@ -257,17 +257,6 @@ _ROOTS = {
     r"(prepared\.)?context\.(.+)": "IExecutionContext.",
     r"(r)?untime\.(.+)": "Runtime.",
 }
-_STUB = """
-void *createInferBuilder_INTERNAL(void *a, int b) { return 0; }
-void *createInferRefitter_INTERNAL(void *a, void *b, int c) { return 0; }
-void *createInferRuntime_INTERNAL(void *a, int b) { return 0; }
-void *createNvOnnxParser_INTERNAL(void *a, void *b, int c) { return 0; }
-void *createNvOnnxParserRefitter_INTERNAL(void *a, void *b, int c) { return 0; }
-void *getPluginRegistry(void) { return 0; }
-void *getBuilderPluginRegistry(int a) { return 0; }
-int getNvOnnxParserVersion(void) { return 0; }
-int initLibNvInferPlugins(void *a, const char *b) { return 1; }
-"""
 
 
 def names_used(roots: dict[str, str]) -> set[str]:
@@ -334,40 +323,13 @@ def test_the_real_cuda_functions_take_our_kinds_of_arguments() -> None:
     assert int(stream) == 5
 
 
-def tensorrt_folders() -> list[Path]:
-    """The installed bindings, and those of unpacked wheels in CLQ_TENSORRT_BINDINGS."""
-    places = [*sys.path, *os.environ.get("CLQ_TENSORRT_BINDINGS", "").split(os.pathsep)]
-    return [
-        Path(p) / "tensorrt_bindings"
-        for p in places
-        if p and (Path(p) / "tensorrt_bindings").is_dir()
-    ]
-
-
 def test_every_tensorrt_name_exists_in_the_real_bindings(tmp_path: Path) -> None:
     """The bindings import with empty libraries in place of TensorRT's own."""
-    if not tensorrt_folders() or shutil.which("gcc") is None:
-        pytest.skip("needs tensorrt_cu13_bindings and gcc")
+    if not tensorrt_folders():
+        pytest.skip("needs tensorrt_cu13_bindings")
     names = names_used(_ROOTS)
     assert len(names) >= 20
-    source = tmp_path / "stub.c"
-    source.write_text(_STUB)
-    for library in ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin"):
-        for major in (10, 11):
-            target = tmp_path / f"{library}.so.{major}"
-            subprocess.run(
-                [
-                    "gcc",
-                    "-shared",
-                    "-fPIC",
-                    "-w",
-                    f"-Wl,-soname,{target.name}",
-                    "-o",
-                    target,
-                    source,
-                ],
-                check=True,
-            )
+    libraries = stub_libraries(tmp_path)
     code = (
         "import json, sys, functools, tensorrt as trt\n"
         "def there(name):\n"
@@ -378,15 +340,12 @@ def test_every_tensorrt_name_exists_in_the_real_bindings(tmp_path: Path) -> None
         "print(json.dumps([trt.__version__, [name for name in names if not there(name)]]))\n"
     )
     for index, folder in enumerate(tensorrt_folders()):
-        link = tmp_path / str(index)
-        link.mkdir()
-        (link / "tensorrt").symlink_to(folder)
         done = subprocess.run(
             [sys.executable, "-c", code],
             input=json.dumps(sorted(names)),
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(link), "LD_LIBRARY_PATH": str(tmp_path), "PATH": "/usr/bin"},
+            env=stub_environment(folder, libraries, tmp_path / str(index)),
         )
         assert done.returncode == 0, done.stderr
         version, missing = json.loads(done.stdout)
