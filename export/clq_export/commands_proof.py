@@ -1,6 +1,8 @@
 """The commands of clq-export that show what a bundle is: verify, inspect."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -81,6 +83,48 @@ def verify(
         typer.echo(f"recorded in {loaded.path / 'manifest.json'}")
 
 
+def inspect(
+    bundle: Bundle,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="of the input [default: the first golden]")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="runs that the times are medians of")] = 5,
+    slowest: Annotated[int, typer.Option(min=0, help="how many nodes are shown")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as one object")] = False,
+    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Show what a bundle's graph is made of and where ONNX Runtime's time goes.
+
+    Parts: input, backbone, neck, towers, dcn, post; layout is what ONNX Runtime adds to change the
+    order of tensors in memory.
+    """
+    from dataclasses import asdict
+
+    from clq_export.inspection import inspect_bundle, table
+    from clq_serve.bundle import load_bundle
+    from clq_serve.golden import read_golden
+
+    loaded = load_bundle(bundle)
+    if size is None:
+        height, width = read_golden(loaded)[0].images.shape[1:3]
+    else:
+        height, width = parse_size(size, loaded.manifest.input.pad.multiple)
+    found = inspect_bundle(loaded, (height, width), threads, repeats)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        typer.echo("\n".join(table(found, slowest)))
+
+
+def parse_size(text: str, multiple: int) -> tuple[int, int]:
+    """(H, W) of a size such as 1280x832.  Raises ExportError."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None or any(int(side) % multiple for side in match.groups()):
+        raise ExportError(f"--size {text}: accepted: WxH, both multiples of {multiple}")
+    return int(match[2]), int(match[1])
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(verify)
+    app.command()(inspect)
