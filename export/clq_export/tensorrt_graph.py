@@ -61,6 +61,7 @@ def engine_graph(path: str, precision: Precision, plugin: bool) -> tuple[onnx.Mo
     del graph.graph.value_info[:]
     _cast_first(graph)
     _fold_norms(graph)
+    _compare_no_booleans(graph)
     count = _use_plugin(graph) if plugin else 0
     if precision == "fp16" and not _has_half(graph):
         _to_half(graph)
@@ -93,6 +94,20 @@ def _cast_first(model: onnx.ModelProto) -> None:
                 node.input[index] = f"{name}_float"
     cast = helper.make_node("Cast", [name], [f"{name}_float"], f"{name}_float", to=1)
     graph.node.insert(0, cast)
+
+
+def _compare_no_booleans(model: onnx.ModelProto) -> None:
+    """Writes Equal of truth values, which is not in TensorRT's list of operators, as Not Xor."""
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    boolean = {"Less", "Greater", "Equal", "And", "Or", "Not", "Xor"}
+    for index, node in reversed([*enumerate(graph.node)]):
+        if node.op_type == "Equal" and any(
+            name in makers and makers[name].op_type in boolean for name in node.input
+        ):
+            result, differ = node.output[0], f"{node.output[0]}_differ"
+            node.op_type, node.output[0] = "Xor", differ
+            graph.node.insert(index + 1, helper.make_node("Not", [differ], [result]))
 
 
 def _fold_norms(model: onnx.ModelProto) -> None:

@@ -20,6 +20,21 @@ from clq_serve.golden import GOLDEN_FLOOR, read_golden
 BUILTIN = builtin_bundle_path() / "model.onnx"
 
 
+# From docs/operators.md of onnx-tensorrt for TensorRT 10.15, reduced to our types: F float32, H
+# float16, I int64, B bool, U uint8.
+TENSORRT_TAKES = {
+    **dict.fromkeys(["Add", "Mul", "Sub", "Div", "Mod", "Less", "Greater", "Equal", "Pad"], "FHI"),
+    **dict.fromkeys(["Concat", "Expand", "GatherElements", "GatherND", "Gather", "Where"], "FHIB"),
+    **dict.fromkeys(["Reshape", "Squeeze", "Unsqueeze", "Slice", "Transpose", "Identity"], "FHIB"),
+    **dict.fromkeys(["Conv", "Sigmoid", "Exp", "Log", "Clip", "DeformConv", "TopK"], "FHI"),
+    **dict.fromkeys(["Relu", "ReduceMax", "Range", "Split", "Shape", "MaxPool"], "FHI"),
+    **dict.fromkeys(["And", "Or", "Not", "Xor"], "B"),
+    "Resize": "FHI",
+    "Cast": "FHIBU",
+}
+LETTERS = {1: "F", 10: "H", 7: "I", 9: "B", 2: "U"}
+
+
 def run(graph: onnx.ModelProto, images: np.ndarray) -> Candidates:
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -65,6 +80,27 @@ def test_half_precision_is_between_the_convolutions_and_nowhere_else():
             x, w, deltas, b, w_offset = (kinds[name] for name in node.input)
             assert {x, w, b} == {TensorProto.FLOAT16}
             assert {deltas, w_offset} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_operator_and_type_is_in_tensorrts_list(precision):
+    graph, _ = engine_graph(str(BUILTIN), precision, True)
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    kinds |= {one.name: one.data_type for one in inferred.initializer}
+    refused = {
+        (node.op_type, LETTERS.get(kinds[name], kinds[name]))
+        for node in inferred.node
+        for name in node.input
+        if node.op_type != "AlignedConv2d"
+        and name
+        and LETTERS.get(kinds[name], "?") not in TENSORRT_TAKES.get(node.op_type, "")
+    }
+    assert refused == set()
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in inferred.initializer}
+    counts = [int(weights[n.input[1]][0]) for n in inferred.node if n.op_type == "TopK"]
+    assert max(counts) <= 3840
 
 
 def test_only_a_cast_reads_the_pixels():
