@@ -130,7 +130,7 @@ class _PublicServer(_GuardedServer):
             self._admin = (admin, task)
             typer.echo(f"admin: {_url(self._admin_socket)}/metrics")
         url = _url(sockets[0])
-        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/docs)")
+        typer.echo(f"ready: curl -F image=@IMAGE {url}/v1/detect   (try it: {url}/)")
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._stop_s:

@@ -142,6 +142,11 @@ class Settings(BaseModel):
     """TOML file of API keys, made by `clq-serve keys new`; without it everybody may ask."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least important lines that are logged."""
+    log_format: Literal["text", "json"] = "text"
+    """Lines of text, or one JSON object a line."""
+    otel_endpoint: str | None = None
+    """Receiver of OpenTelemetry spans (OTLP over HTTP), e.g. http://127.0.0.1:4318; the standard
+    OTEL_EXPORTER_OTLP_ENDPOINT counts too.  Needs the extra clq-serve[otel]."""
 
     @field_validator("cors_origins")
     @classmethod
@@ -200,12 +205,6 @@ class Settings(BaseModel):
             queue_bytes=self.queue_bytes,
             decoders=self.decode_workers or self.decoder_threads,
         )
-
-    log_format: Literal["text", "json"] = "text"
-    """Lines of text, or one JSON object a line."""
-    otel_endpoint: str | None = None
-    """Receiver of OpenTelemetry spans (OTLP over HTTP), e.g. http://127.0.0.1:4318; the standard
-    OTEL_EXPORTER_OTLP_ENDPOINT counts too.  Needs the extra clq-serve[otel]."""
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -134,6 +134,7 @@ def test_the_python_examples_print_what_they_find_and_go_on_after_a_failure(
     assert done.stderr.startswith(f"{tmp_path / 'no.png'}: 415 unsupported_image")
 
 
+@pytest.mark.slow
 def test_the_folder_watch_takes_what_arrives_once_and_never_half_a_file(
     service_url, expected, tmp_path
 ):
@@ -182,6 +183,7 @@ def test_the_folder_watch_takes_what_arrives_once_and_never_half_a_file(
     assert not list(results.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_job_of_a_bucket_runs_its_command_over_a_folder(service_url, tmp_path):
     (container,) = job()["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["/bin/sh", "-ec"]

@@ -106,6 +106,7 @@ def _runs(pid):
         return False
 
 
+@pytest.mark.slow
 def test_the_settings_that_do_most_are_printed_and_no_process_is_left(tmp_path):
     choices = ["--try", "threads=4", "--try", "max_batch=1,0"]
     done = subprocess.run(

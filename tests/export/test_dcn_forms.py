@@ -79,6 +79,7 @@ def test_all_forms_give_what_torch_gives(sessions, seed, batch, height, width, r
 
 
 @pytest.mark.parametrize("form", ["plugin", "taps"])
+@pytest.mark.slow
 def test_the_whole_model_in_another_form_gives_what_torch_gives(form, shapes_folder, tmp_path):
     torch.manual_seed(0)
     model = ClqDetector(parse_config(shapes_tree(shapes_folder), "test").model, 2).eval()

@@ -72,6 +72,7 @@ def test_broken_data_stops_before_anything_is_written(tree, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_workers_give_the_batches_of_the_main_process(tree, tmp_path):
     alone = fit(config_of(tree, steps=3), tmp_path / "alone", progress=False)
     tree["run"]["workers"] = 2
@@ -159,6 +160,7 @@ def test_a_device_that_is_not_there_is_named(tree, name, message):
         Trainer(config_of(tree))
 
 
+@pytest.mark.slow
 def test_resnet50_with_group_norm_trains_on_whole_images(tree, tmp_path):
     tree["model"]["backbone"] = {"name": "resnet50", "frozen_stages": 2, "frozen_norm": True}
     tree["model"]["head"]["norm"] = "group"
