@@ -140,8 +140,8 @@ class KernelSpec:
     def blocks(self) -> tuple[int, int, int]:
         """BM, BP, BC.  BM holds all output channels up to 256: each block of them samples anew."""
         bm = min(256, max(16, triton.next_power_of_2(self.out_channels)))
-        # In float32, 32 channels at once made ptxas spill registers on 7.5 and 8.0.
-        bc = 32 if self.in_channels > 16 and bm <= 128 and self.dtype == "fp16" else 16
+        # More than 16 channels at once make ptxas spill registers on 7.5 and 8.0 elsewhere.
+        bc = 32 if self.in_channels > 16 and bm <= 64 and self.dtype == "fp16" else 16
         return bm, 64 if bm <= 128 else 32, bc
 
     @property
