@@ -13,7 +13,7 @@ serve: .venv-serve/installed ## start the service on the built-in model; PORT=80
 
 install: .venv/installed ## install everything into .venv
 
-test: .venv/installed ## the tests, about 2 minutes on 2 cores after installing
+test: .venv/installed ## the tests, under 5 minutes on 2 cores after installing
 	.venv/bin/python -m pytest
 
 test-slow: .venv/installed ## the tests that take long or need Docker; each skipped one says why
