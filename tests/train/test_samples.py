@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 from shapes_data import shapes_tree, write_shapes
 
+from clq_train.augment import augment
 from clq_train.coco import load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
-from clq_train.samples import SampleStream, augment, collate, read_pixels
+from clq_train.samples import SampleStream, collate, read_pixels
 
 
 @pytest.fixture(scope="module")
