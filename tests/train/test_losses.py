@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clq_train.boxes import decode_deltas, paired_iou_giou
+from clq_train.boxes import centerness, decode_deltas, paired_iou_giou
 from clq_train.clq import (
     ClqHead,
     Objects,
@@ -28,9 +28,16 @@ SIZES, STRIDES = ((8, 8), (4, 4)), (8, 16)
 COMBINATIONS = list(itertools.product([False, True], repeat=3))
 
 
-def head_config(qfl=True, lqe=True, align=True, norm="group"):
+def head_config(qfl=True, lqe=True, align=True, norm="group", **options):
     return HeadConfig(
-        channels=32, tower_depth=1, norm=norm, anchor_scale=4, qfl=qfl, lqe=lqe, align=align
+        channels=32,
+        tower_depth=1,
+        norm=norm,
+        anchor_scale=4,
+        qfl=qfl,
+        lqe=lqe,
+        align=align,
+        **options,
     )
 
 
@@ -105,26 +112,44 @@ TWO_IMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("qfl", "lqe"), [(True, True), (True, False), (False, True)])
-def test_criterion_equals_the_plain_loop(qfl, lqe):
-    predictions, anchors = random_case(lqe, TWO_IMAGES)
-    config = head_config(qfl, lqe)
+@pytest.mark.parametrize(
+    ("qfl", "lqe", "options"),
+    [
+        (True, True, {}),
+        (True, False, {}),
+        (False, True, {}),
+        (True, True, {"iou_target": "anchor"}),
+        (True, True, {"quality_target": "plain"}),
+        (True, True, {"reg_weight": "iou"}),
+        (False, False, {"centerness": True, "alpha": 1.0, "reg_weight": "centerness"}),
+    ],
+)
+def test_criterion_equals_the_plain_loop(qfl, lqe, options):
+    config = head_config(qfl, lqe, **options)
+    branch = lqe or config.centerness
+    predictions, anchors = random_case(branch, TWO_IMAGES)
     flat = torch.cat(anchors)
-    cls_sum = reg_sum = lqe_sum = 0.0
+    cls_sum = reg_sum = lqe_sum = weight_sum = 0.0
     positives = 0
     for b, objects in enumerate(TWO_IMAGES):
         match = atss_assign(anchors, objects.boxes).tolist()
         for a, m in enumerate(match):
             target = [0.0, 0.0, 0.0]
-            q = sigmoid(predictions.quality[b, a].item()) if lqe else 1.0
+            q = sigmoid(predictions.quality[b, a].item()) if branch else 1.0
             if m >= 0:
                 positives += 1
                 box = decode_deltas(predictions.deltas[b, a], flat[a])
                 iou, giou = paired_iou_giou(box[None], objects.boxes[m][None])
                 iou, giou = iou.item(), giou.item()
-                reg_sum += 2 * (1 - giou)
-                lqe_sum += -(iou * math.log(q) + (1 - iou) * math.log(1 - q)) if lqe else 0.0
-                soft = iou**config.alpha if lqe else iou
+                if config.iou_target == "anchor":
+                    iou = paired_iou_giou(flat[a][None], objects.boxes[m][None])[0].item()
+                central = centerness(flat[a][None], objects.boxes[m][None]).item()
+                weight = {"none": 1.0, "iou": iou, "centerness": central}[config.reg_weight]
+                weight_sum += weight
+                reg_sum += 2 * weight * (1 - giou)
+                goal = central if config.centerness else iou
+                lqe_sum += -(goal * math.log(q) + (1 - goal) * math.log(1 - q)) if branch else 0.0
+                soft = iou**config.alpha if lqe and config.quality_target == "powered" else iou
                 target[objects.labels[m]] = soft if qfl else 1.0
             for c in range(3):
                 p = sigmoid(predictions.cls[b, a, c].item())
@@ -140,10 +165,11 @@ def test_criterion_equals_the_plain_loop(qfl, lqe):
     assert positives > 0
     assert losses["positives"].item() == positives
     assert losses["cls"].item() == pytest.approx(cls_sum / positives, rel=1e-4)
-    assert losses["reg"].item() == pytest.approx(reg_sum / positives, rel=1e-4)
-    assert ("lqe" in losses) == lqe
-    if lqe:
-        assert losses["lqe"].item() == pytest.approx(lqe_sum / positives, rel=1e-4)
+    assert losses["reg"].item() == pytest.approx(reg_sum / max(weight_sum, 1), rel=1e-4)
+    named = "centerness" if config.centerness else "lqe"
+    assert set(losses) == {"cls", "reg", "positives"} | ({named} if branch else set())
+    if branch:
+        assert losses[named].item() == pytest.approx(lqe_sum / positives, rel=1e-4)
 
 
 def test_a_batch_without_any_object_trains_the_background_alone():

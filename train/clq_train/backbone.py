@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models import regnet_x_400mf, resnet50, resnet101, resnext101_64x4d
 from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.resnet import ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
 from clq_train.config import BackboneConfig, NeckConfig
@@ -46,15 +47,29 @@ class Backbone(nn.Module):
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """The backbone named in the configuration, with random weights."""
-    backbone = _resnet50(config) if config.name == "resnet50" else _regnet_nano()
+    norm = FrozenBatchNorm2d if config.frozen_norm else nn.BatchNorm2d
+    match config.name:
+        case "resnet50":
+            backbone = _resnet(resnet50(norm_layer=norm))
+        case "resnet101":
+            backbone = _resnet(resnet101(norm_layer=norm))
+        case "resnext101_64x4d":
+            backbone = _resnet(resnext101_64x4d(norm_layer=norm))
+        case "regnet_x_400mf":
+            backbone = _regnet(regnet_x_400mf(norm_layer=norm), (64, 160, 400))
+        case "regnet_nano":
+            backbone = _regnet_nano()
     backbone.freeze(config.frozen_stages)
     return backbone
 
 
-def _resnet50(config: BackboneConfig) -> Backbone:
-    net = resnet50(norm_layer=FrozenBatchNorm2d if config.frozen_norm else nn.BatchNorm2d)
+def _resnet(net: ResNet) -> Backbone:
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return Backbone([stem, net.layer1, net.layer2, net.layer3, net.layer4], (512, 1024, 2048))
+
+
+def _regnet(net: RegNet, channels: tuple[int, int, int]) -> Backbone:
+    return Backbone([net.stem, *net.trunk_output.children()], channels)
 
 
 def _regnet_nano() -> Backbone:
@@ -71,9 +86,7 @@ def _regnet_nano() -> Backbone:
         bottleneck_multipliers=[1.0] * 4,
         strides=[2] * 4,
     )
-    net = RegNet(params, num_classes=1, stem_width=32)
-    stages = [net.stem, *net.trunk_output.children()]
-    return Backbone(stages, (widths[1], widths[2], widths[3]))
+    return _regnet(RegNet(params, num_classes=1, stem_width=32), (widths[1], widths[2], widths[3]))
 
 
 class FeaturePyramid(nn.Module):

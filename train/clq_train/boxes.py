@@ -44,6 +44,17 @@ def paired_iou_giou(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull
 
 
+def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """How central the anchors' centres lie in their boxes, in [0, 1]: (P, 4), (P, 4) -> (P,).
+
+    1 in the middle, 0 on an edge. Source: Tian et al. 2019 (arXiv:1904.01355), equation 3.
+    """
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    low, high = centre - boxes[:, :2], boxes[:, 2:] - centre
+    ratio = torch.minimum(low, high).clamp(min=0) / torch.maximum(low, high).clamp(min=1e-9)
+    return ratio.prod(-1).sqrt()
+
+
 def decode_deltas(deltas: Tensor, anchors: Tensor) -> Tensor:
     """Boxes that the regression outputs describe, not clipped to the image.
 

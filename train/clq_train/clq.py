@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clq_train.boxes import decode_deltas, paired_iou_giou, pairwise_iou
+from clq_train.boxes import (
+    DELTA_STDS,
+    MAX_LOG_RATIO,
+    centerness,
+    decode_deltas,
+    paired_iou_giou,
+    pairwise_iou,
+)
 from clq_train.config import HeadConfig
 from clq_train.dcn import deform_conv3x3
 
@@ -30,7 +37,7 @@ class Predictions(NamedTuple):
 
     cls: Tensor  # (B, A, C) logits
     deltas: Tensor  # (B, A, 4), see boxes.decode_deltas
-    quality: Tensor | None  # (B, A) logits of the predicted IoU; None without the LQE branch
+    quality: Tensor | None  # (B, A) logits of the predicted IoU or centerness; None without branch
 
 
 class Objects(NamedTuple):
@@ -111,18 +118,43 @@ class Tower(nn.Module):
         return feature
 
 
+class StarOffsets(nn.Module):
+    """Offsets that spread the nine taps over the regressed box: corners, edge middles, centre.
+
+    Geometry instead of weights, as in VarifocalNet (arXiv:2008.13367, section 3.4).
+    """
+
+    def __init__(self, anchor_scale: float) -> None:
+        super().__init__()
+        self.anchor_scale = anchor_scale  # the anchor's side in cells
+
+    def forward(self, deltas: Tensor) -> Tensor:
+        """(B, 4, H, W) regression outputs -> (B, 18, H, W) in cells, dy before dx for each tap."""
+        stds = deltas.new_tensor(DELTA_STDS).view(4, 1, 1)
+        scaled = deltas.float() * stds
+        centre = scaled[:, :2] * self.anchor_scale  # x, y; from the cell's own centre
+        log_ratio = scaled[:, 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        half = log_ratio.exp() * (self.anchor_scale / 2)
+        # Tap -1, 0, 1 of the kernel goes to the box's low edge, centre, high edge.
+        x, y = ([centre[:, i] + tap * (half[:, i] - 1) for tap in (-1, 0, 1)] for i in (0, 1))
+        return torch.stack([o for row in y for column in x for o in (row, column)], 1)
+
+
 class Align(nn.Module):
     """The features moved under the regressed boxes (paper, figure 5).
 
-    A DCN whose offsets a bias-free 1x1 convolution learns from the four regression outputs, which
-    are detached.
+    A DCN whose offsets come from the four regression outputs, which are detached: by a bias-free
+    1x1 convolution (`learned`) or by the geometry of the box (`star`).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.offset = nn.Conv2d(4, 18, 1, bias=False)
-        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        c, learned = config.channels, config.align_offsets == "learned"
+        self.offset = (
+            nn.Conv2d(4, 18, 1, bias=False) if learned else StarOffsets(config.anchor_scale)
+        )
+        self.weight = nn.Parameter(torch.empty(c, c, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(c))
 
     def forward(self, feature: Tensor, deltas: Tensor) -> Tensor:
         offset = self.offset(deltas.detach())
@@ -144,8 +176,10 @@ class ClqHead(nn.Module):
         self.cls = nn.Conv2d(c, classes, 3, padding=1)
         self.reg = nn.Conv2d(c, 4, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
-        self.align = Align(c) if config.align else NoAlign()
-        self.quality = nn.Conv2d(c, 1, 3, padding=1) if config.lqe else None
+        self.align = Align(config) if config.align else NoAlign()
+        has_quality = config.lqe or config.centerness
+        self.quality = nn.Conv2d(c, 1, 3, padding=1) if has_quality else None
+        self.quality_on_aligned = config.lqe_input == "aligned"
         for name, parameter in self.named_parameters():
             if parameter.dim() == 4:
                 # Narrow towers (channels below 256) start too quiet at 0.01: keep the paper's
@@ -161,11 +195,12 @@ class ClqHead(nn.Module):
         for index, feature in enumerate(levels):
             reg_feature = self.reg_tower(feature, index)
             delta = self.reg(reg_feature).float() * self.scales[index]
-            aligned = self.align(feature, delta)
-            cls.append(per_anchor(self.cls(self.cls_tower(aligned, index))))
+            cls_feature = self.cls_tower(self.align(feature, delta), index)
+            cls.append(per_anchor(self.cls(cls_feature)))
             deltas.append(per_anchor(delta))
             if self.quality is not None:
-                quality.append(per_anchor(self.quality(reg_feature)).squeeze(-1))
+                source = cls_feature if self.quality_on_aligned else reg_feature
+                quality.append(per_anchor(self.quality(source)).squeeze(-1))
         return Predictions(
             torch.cat(cls, 1).float(),
             torch.cat(deltas, 1),
@@ -277,17 +312,21 @@ def criterion(
     objects: Sequence[Objects],
     config: HeadConfig,
 ) -> dict[str, Tensor]:
-    """The losses by name: `cls`, `reg`, with the LQE branch `lqe`; and `positives`, their divisor.
+    """The losses by name: `cls`, `reg`, `lqe` or `centerness`; and `positives`, their divisor.
 
     predictions  of B images, anchors [(A_l, 4)], objects of each of the B images
-    Training minimises cls + reg + lqe (equation 6); `reg` has its weight of 2 in it. The divisor
+    Training minimises their sum (equation 6); `reg` has its weight of 2 in it. The divisor
     is the number of positive anchors of the batch, at least 1. What each switch changes:
 
-    qfl and lqe    quality focal loss of the ranking score against IoU ** alpha of the regressed box
-    qfl, no lqe    quality focal loss of the class score against IoU (GFL's soft label; figure 1
+    qfl and lqe    quality focal loss of the ranking score against IoU' ** alpha, or against IoU'
+                   (quality_target: plain)
+    qfl, no lqe    quality focal loss of the class score against IoU' (GFL's soft label; figure 1
                    (d))
     no qfl         focal loss of the class score against 1; with lqe the quality only ranks (figure
-                   1 (c))
+                   1 (c)), with centerness too (figure 1 (b))
+    iou_target     IoU' is the overlap of the regressed box, or of the anchor (equation 1's letter),
+                   with the object
+    reg_weight     each positive's GIoU loss by its IoU' or centerness, divided by their sum
     """
     flat = torch.cat(list(anchors))
     matches = torch.stack([atss_assign(anchors, o.boxes) for o in objects])  # (B, A)
@@ -299,14 +338,19 @@ def criterion(
     labels = torch.cat([empty[1], *target_labels])  # (P,)
 
     positives = boxes.new_tensor(max(len(boxes), 1))
-    regressed = decode_deltas(predictions.deltas[image, anchor], flat[anchor])
+    matched = flat[anchor]
+    regressed = decode_deltas(predictions.deltas[image, anchor], matched)
     iou, giou = paired_iou_giou(regressed, boxes)
+    if config.iou_target == "anchor":
+        iou, _ = paired_iou_giou(matched, boxes)
     iou = iou.detach()
-    losses = {"reg": 2.0 * (1 - giou).sum() / positives}
+    quality_target = centerness(matched, boxes) if config.centerness else iou
+    losses = {"reg": 2.0 * regression_loss(giou, iou, matched, boxes, positives, config)}
 
     target = torch.zeros_like(predictions.cls)  # (B, A, C)
     if config.qfl:
-        target[image, anchor, labels] = iou**config.alpha if config.lqe else iou
+        powered = config.lqe and config.quality_target == "powered"
+        target[image, anchor, labels] = iou**config.alpha if powered else iou
         score = log_ranking(predictions.cls, predictions.quality, config.alpha)
         losses["cls"] = quality_focal_loss(score, target) / positives
     else:
@@ -314,11 +358,25 @@ def criterion(
         losses["cls"] = focal_loss(predictions.cls, target) / positives
     if predictions.quality is not None:
         entropy = F.binary_cross_entropy_with_logits(
-            predictions.quality[image, anchor], iou, reduction="sum"
+            predictions.quality[image, anchor], quality_target, reduction="sum"
         )
-        losses["lqe"] = entropy / positives
+        losses["centerness" if config.centerness else "lqe"] = entropy / positives
     losses["positives"] = positives
     return losses
+
+
+def regression_loss(
+    giou: Tensor, iou: Tensor, anchors: Tensor, boxes: Tensor, positives: Tensor, config: HeadConfig
+) -> Tensor:
+    """Equation 5: the mean of 1 - GIoU over the positives, weighted as reg_weight says.
+
+    giou, iou  (P,) of the positives, anchors and boxes (P, 4), positives the scalar divisor
+    """
+    if config.reg_weight == "none":
+        return (1 - giou).sum() / positives
+    weight = iou if config.reg_weight == "iou" else centerness(anchors, boxes)
+    # At least 1, as in MMDetection's ATSS: a batch of few, poor positives takes a small step.
+    return (weight * (1 - giou)).sum() / weight.sum().clamp(min=1)
 
 
 # ---------------------------------------------------------------- 6. candidates

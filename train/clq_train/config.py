@@ -84,7 +84,7 @@ class AugmentConfig(Section):
 
 
 class BackboneConfig(Section):
-    name: Literal["resnet50", "regnet_nano"]
+    name: Literal["resnet50", "resnet101", "resnext101_64x4d", "regnet_x_400mf", "regnet_nano"]
     weights: Path | None = Field(
         default=None, description="state dict of torchvision's backbone, .pth or .safetensors"
     )
@@ -95,8 +95,8 @@ class BackboneConfig(Section):
 
     @model_validator(mode="after")
     def _pretrained_only(self) -> Self:
-        if self.name != "resnet50" and (self.frozen_norm or self.weights is not None):
-            raise ValueError(f"weights and frozen_norm are for resnet50, not for {self.name}")
+        if self.name == "regnet_nano" and (self.frozen_norm or self.weights is not None):
+            raise ValueError(f"weights and frozen_norm are for torchvision's, not for {self.name}")
         return self
 
 
@@ -106,21 +106,42 @@ class NeckConfig(Section):
 
 
 class HeadConfig(Section):
-    """The head and its three switches (paper, tables II and III)."""
+    """The head: the paper's three switches (tables II and III), then what else can be varied.
+
+    docs/variants.md names the combinations that the paper and its figure 1 are about.
+    """
 
     channels: int = Field(gt=0, description="equal to neck.channels")
     tower_depth: int = Field(ge=1)
     norm: Literal["group", "batch"]
     anchor_scale: float = Field(gt=0, description="anchor side in strides")
-    qfl: bool
-    lqe: bool
-    align: bool
-    alpha: float = Field(default=0.3, gt=0, le=1)
+    qfl: bool = Field(description="quality focal loss; else focal loss")
+    lqe: bool = Field(description="a branch predicts the IoU of each box")
+    align: bool = Field(description="a DCN before the classification tower")
+    alpha: float = Field(default=0.3, gt=0, le=1, description="ranking = class x quality ** alpha")
+    centerness: bool = Field(default=False, description="a branch predicts centerness, not IoU")
+    align_offsets: Literal["learned", "star"] = "learned"
+    lqe_input: Literal["regression", "aligned"] = Field(
+        default="regression", description="tower that the lqe branch hangs on"
+    )
+    iou_target: Literal["prediction", "anchor"] = Field(
+        default="prediction", description="IoU' is that of the regressed box or of its anchor"
+    )
+    quality_target: Literal["powered", "plain"] = Field(
+        default="powered", description="the ranking score learns IoU' ** alpha or IoU'"
+    )
+    reg_weight: Literal["none", "iou", "centerness"] = Field(
+        default="none", description="weight of each positive in the regression loss"
+    )
 
     @model_validator(mode="after")
-    def _groups(self) -> Self:
+    def _consistent(self) -> Self:
         if self.norm == "group" and self.channels % 32:
             raise ValueError(f"norm 'group' has 32 groups; channels {self.channels} is no multiple")
+        if self.centerness and (self.lqe or self.qfl):
+            raise ValueError("centerness takes the place of lqe and goes with qfl: false")
+        if self.lqe_input == "aligned" and not (self.lqe and self.align):
+            raise ValueError("lqe_input 'aligned' needs lqe: true and align: true")
         return self
 
 
