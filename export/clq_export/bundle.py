@@ -38,7 +38,8 @@ from clq_serve.preprocess import ImageLimits, Pixels, decode_image, prepare
 from clq_train.checkpoint import load_model
 from clq_train.coco import category_ids, load_split, split_paths
 from clq_train.config import Config
-from clq_train.evaluate import Evaluation, TorchEngine, evaluate
+from clq_train.evaluate import TorchEngine, evaluate
+from clq_train.measure import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

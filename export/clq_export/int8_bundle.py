@@ -25,7 +25,7 @@ from clq_serve.golden import check_golden, read_golden
 from clq_serve.preprocess import ImageLimits, Pixels, decode_image, prepare
 from clq_train.coco import load_split
 from clq_train.config import Config
-from clq_train.evaluate import Evaluation
+from clq_train.measure import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

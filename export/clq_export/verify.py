@@ -30,7 +30,9 @@ from clq_serve.nms import ClassNms
 from clq_serve.preprocess import ImageLimits, Pixels, decode_image
 from clq_train.coco import load_split
 from clq_train.config import Config
-from clq_train.evaluate import Evaluation, coco_results, ground_truth, measure
+from clq_train.measure import Evaluation, measure
+from clq_train.results import coco_results
+from clq_train.truth import ground_truth
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 

@@ -155,20 +155,29 @@ class Detector:
 
     def _finish(self, one: Candidates, geometry: Geometry, options: DetectOptions) -> Detections:
         """Suppression and mapping back, for the (K, ...) candidates of one image."""
-        # Clipped before the suppression: the overlap that counts is the one inside the image.
-        boxes = boxes_to_original(one.boxes, geometry)
-        wanted = (boxes[:, 2:] > boxes[:, :2]).all(1)  # not a box that lies in the padding
+        one = in_image(one, geometry)
+        scores = one.scores
         if options.classes is not None:
-            wanted &= np.isin(one.labels, sorted(options.classes))
-        scores = np.where(wanted, one.scores, np.float32(0.0))  # 0 = empty slot
-        kept = self._nms(boxes, scores, one.labels, options.iou, options.score, options.max)
+            scores = np.where(np.isin(one.labels, sorted(options.classes)), scores, np.float32(0.0))
+        kept = self._nms(one.boxes, scores, one.labels, options.iou, options.score, options.max)
         return Detections(
-            boxes=boxes[kept],
+            boxes=one.boxes[kept],
             scores=one.scores[kept],
             labels=one.labels[kept],
             cls_scores=one.cls_scores[kept],
             qualities=one.qualities[kept],
         )
+
+
+def in_image(one: Candidates, geometry: Geometry) -> Candidates:
+    """The (K, ...) candidates of one image in pixels of the upright original, clipped to it.
+
+    Clipped before the suppression: the overlap that counts is the one inside the image. A box that
+    lies in the padding gets the score 0 of an empty slot.
+    """
+    boxes = boxes_to_original(one.boxes, geometry)
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return one._replace(boxes=boxes, scores=np.where(inside, one.scores, np.float32(0.0)))
 
 
 def _by_shape(images: Sequence[Prepared]) -> list[list[int]]:

@@ -15,7 +15,9 @@ from clq_serve.preprocess import plan
 from clq_train.coco import load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
-from clq_train.evaluate import evaluate, ground_truth, measure
+from clq_train.evaluate import evaluate
+from clq_train.measure import measure
+from clq_train.truth import ground_truth
 
 OPTIONS = DetectOptions(score=0.0, iou=1.0, max=100)
 
@@ -53,7 +55,9 @@ def test_perfect_detections_have_an_average_precision_of_one(config):
     result = run(config)
     assert result.images == 4
     assert result.ap == result.ap50 == result.ap75 == pytest.approx(1)
-    assert result.per_class == {"red": pytest.approx(1), "blue": pytest.approx(1)}
+    assert {name: c.ap for name, c in result.per_class.items()} == pytest.approx(
+        {"red": 1, "blue": 1}
+    )
 
 
 def test_shifted_boxes_lose_at_strict_overlaps_first(config):
@@ -68,7 +72,7 @@ def test_wrong_labels_earn_nothing(config):
 
 def test_nothing_found_is_zero(config):
     result = measure(ground_truth(config.data, "val"), [], config.data.classes)
-    assert (result.images, result.ap, result.per_class["red"]) == (4, 0.0, 0.0)
+    assert (result.images, result.ap, result.per_class["red"].ap) == (4, 0.0, 0.0)
 
 
 def test_groups_of_images_are_measured_separately(config):

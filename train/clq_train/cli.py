@@ -75,7 +75,8 @@ def eval_(
     typer.echo(f"{split}: {result.images} images")
     for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"):
         typer.echo(f"{name.replace('_', ' ').upper():12s} {100 * getattr(result, name):5.1f}")
-    for name, value in (result.per_class | result.per_group).items():
+    per_class = {name: figures.ap for name, figures in result.per_class.items()}
+    for name, value in (per_class | result.per_group).items():
         typer.echo(f"  {name:16s} {100 * value:5.1f}" if value >= 0 else f"  {name:16s}   none")
 
 
