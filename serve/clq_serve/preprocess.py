@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,7 @@ _UPRIGHT = {  # EXIF 2.32, tag 0x0112: what brings the stored rows and columns u
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)  # those of them that swap width and height
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr")
 _pillow_globals = threading.Lock()
@@ -133,6 +135,26 @@ def probe_image(data: bytes, limits: ImageLimits) -> ImageHeader:
     image, header = _open_checked(data, limits)
     image.close()
     return header
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height that `decode_image` gives the image file at `path`, from its header alone.
+
+    Raises OSError, UnsupportedImage or CorruptImage; a header says nothing of damaged pixels.
+    """
+    with path.open("rb") as file:
+        kind = sniff_format(file.read(256))
+        if kind is None:
+            raise _unsupported()
+        try:
+            with _pillow_quiet():
+                image = Image.open(file, formats=(kind,))
+        except Exception as err:
+            raise _undecodable(path.read_bytes(), kind) from err
+        with image:
+            # A PNG without this key would be decoded whole to look for it behind the pixels.
+            turned = "exif" in image.info and _orientation(image) in _SIDEWAYS
+            return (image.height, image.width) if turned else image.size
 
 
 def decode_image(data: bytes, limits: ImageLimits, background: Colour) -> DecodedImage:
@@ -241,11 +263,7 @@ def _open_checked(data: bytes, limits: ImageLimits) -> tuple[Image.Image, ImageH
     """The image, opened but not decoded, and its header; the cheapest checks come first."""
     kind = sniff_format(data)
     if kind is None:
-        raise UnsupportedImage(
-            "the bytes are not an image of an accepted format; accepted: "
-            + ", ".join(ACCEPTED_FORMATS),
-            extra={"accepted": list(ACCEPTED_FORMATS)},
-        )
+        raise _unsupported()
     size = webp_size(data) if kind == "WEBP" else None
     if size is not None:
         _check_size(*size, limits)
@@ -340,6 +358,14 @@ def _orientation(image: Image.Image) -> int:
         log.debug("EXIF could not be read; the image is taken as stored", exc_info=True)
         return 1
     return value if isinstance(value, int) else 1
+
+
+def _unsupported() -> UnsupportedImage:
+    return UnsupportedImage(
+        "the bytes are not an image of an accepted format; accepted: "
+        + ", ".join(ACCEPTED_FORMATS),
+        extra={"accepted": list(ACCEPTED_FORMATS)},
+    )
 
 
 def _undecodable(data: bytes, kind: str) -> TruncatedImage | CorruptImage:

@@ -5,6 +5,7 @@ import struct
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from clq_serve.preprocess import (
     ImageLimits,
     decode_image,
     probe_image,
+    upright_size,
 )
 
 BACKGROUND = (10, 200, 30)
@@ -123,6 +125,32 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     off = np.abs(image.pixels.astype(int) - expected.astype(int))
     assert off.max() <= (16 if kind == "JPEG" else 0)
     assert image.orientation_applied == (orientation != 1)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_upright_size_is_that_of_the_decoded_image(
+    kind: str, orientation: int, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(scene(), kind, exif=exif.tobytes())
+    (tmp_path / "image").write_bytes(data)
+    height, width = decode(data).pixels.shape[:2]
+    assert upright_size(tmp_path / "image") == (width, height)
+
+
+@pytest.mark.parametrize("kind", ACCEPTED_FORMATS)
+def test_a_file_without_a_size_is_refused_by_its_header(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(encoded(scene(), kind))
+    assert upright_size(file) == (90, 60)
+    file.write_bytes(file.read_bytes()[:14])
+    with pytest.raises(TruncatedImage, match="after 14 bytes"):
+        upright_size(file)
+    file.write_bytes(b"no image")
+    with pytest.raises(UnsupportedImage):
+        upright_size(file)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

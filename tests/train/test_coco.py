@@ -1,11 +1,14 @@
 """Broken annotations are reported with file, id and value before anything is trained."""
 
 import json
+import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shapes_data import shapes_tree, write_shapes
 
-from clq_train.coco import category_ids, load_split
+from clq_train.coco import category_ids, load_split, read_split
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -47,6 +50,35 @@ BREAKS = {
     ),
     "duplicate image": (lambda t: t["images"][1].update(id=1), "image 1: the id stands twice"),
     "no size": (lambda t: t["images"][0].update(width=0), "image 1: width and height are (0, 128)"),
+    "image of another size": (
+        lambda t: t["images"][2].update(width=60, height=50),
+        "2.png is 128 x 128, the annotations say 60 x 50",
+    ),
+    "not an image": (
+        lambda t: t["images"][3].update(file_name="../annotations.json"),
+        "annotations.json: the bytes are not an image of an accepted format",
+    ),
+    "image without a number": (
+        lambda t: t["images"].append({"id": "5", "file_name": "0.png"}),
+        "image '5': the id '5' is not a whole number",
+    ),
+    "image without a name": (
+        lambda t: t["images"][1].pop("file_name"),
+        "image 2: file_name None is not a name",
+    ),
+    "no object": (lambda t: t["annotations"].append("box"), "annotation 'box': the id None is not"),
+    "no id": (
+        lambda t: t["annotations"][0].pop("id"),
+        "annotation None: the id None is not a whole number",
+    ),
+    "category without a name": (
+        lambda t: t["categories"].append({"id": 9}),
+        "category {'id': 9}: expected a number `id` and a `name`",
+    ),
+    "infinite": (
+        lambda t: t["annotations"][2].update(bbox=[10, 10, 10**400, 5]),
+        "annotation 3: bbox [10, 10, 1000",
+    ),
     "duplicate annotation": (
         lambda t: t["annotations"][4].update(id=2),
         "annotation 2: the id stands twice",
@@ -82,6 +114,55 @@ def test_a_broken_entry_is_named_with_file_id_and_value(shapes, name):
         load_split(data_config(shapes), "train")
     assert str(path) in str(error.value)
     assert message in str(error.value)
+
+
+values = st.sampled_from([None, True, -1, 0, 3, 1.5, 10**400, math.nan, "", "0.png", [], [1], {}])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["images", "annotations", "categories"]), st.data())
+def test_no_value_in_any_place_ends_in_anything_but_records_or_a_list_of_faults(
+    shapes_folder, tmp_path_factory, kind, data
+):
+    tree = json.loads((shapes_folder / "annotations.json").read_text())
+    entries = tree[kind]
+    index = data.draw(st.integers(0, len(entries) - 1))
+    key = data.draw(st.sampled_from([None, *entries[index]]))
+    value = data.draw(values)
+    if key is None:
+        entries[index] = value
+    elif key == "bbox" and data.draw(st.booleans()):
+        entries[index][key][data.draw(st.integers(0, 3))] = value
+    else:
+        entries[index][key] = value
+    changed = tmp_path_factory.getbasetemp() / "mutated.json"
+    changed.write_text(json.dumps(tree))
+    splits = {"train": {"annotations": changed, "images": "images"}}
+    config = data_config(shapes_folder, splits=splits)
+
+    records, problems = read_split(config, "train")
+    for record in records:
+        assert (record.boxes[:, 2:] >= record.boxes[:, :2]).all()
+        assert record.boxes.min(initial=0) >= 0
+        assert record.boxes[:, 2].max(initial=0) <= record.width
+    if problems:
+        with pytest.raises(DataError, match=f"{len(problems)} broken entr"):
+            load_split(config, "train")
+    else:
+        assert len(load_split(config, "train")) == len(records)
+
+
+def test_what_is_not_broken_can_be_read_all_the_same(shapes):
+    def change(tree):
+        tree["images"][1].update(file_name="nowhere.png")
+        tree["annotations"][0].update(bbox=[10, 10, 0, 20])
+        tree["categories"].append({"id": 9, "name": "green"})
+
+    break_file(shapes, change)
+    records, problems = read_split(data_config(shapes), "train")
+    assert [record.image_id for record in records] == [1, 3, 4]
+    assert [len(record.boxes) for record in records] == [2, 3, 3]
+    assert len(problems) == 3
 
 
 def test_all_broken_entries_are_counted_and_the_first_twenty_shown(shapes):

@@ -126,3 +126,11 @@ def test_an_image_of_another_size_than_annotated_is_refused(shapes, tmp_path):
     Image.new("RGB", (50, 60)).save(record.path)
     with pytest.raises(DataError, match="the image is 50 x 60, the annotations say 128 x 128"):
         read_pixels(record, (255, 255, 255))
+
+
+def test_a_damaged_image_is_named(shapes, tmp_path):
+    config = make_config(write_shapes(tmp_path / "copy", images=1))
+    (record,) = load_split(config.data, "train")
+    record.path.write_bytes(record.path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"0\.png: the PNG file stops before its end"):
+        read_pixels(record, (255, 255, 255))

@@ -1,7 +1,6 @@
 """COCO-format annotations, checked before anything is trained on them."""
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from clq_serve.errors import ImageError
+from clq_serve.preprocess import upright_size
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
 # COCO's own files round coordinates: a box may reach this far over the image's edge and is clipped.
 TOLERANCE_PX = 1.0
+LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 20
 
 
@@ -33,28 +35,39 @@ def load_split(data: DataConfig, split: str) -> list[Record]:
     """The records of a split, in the order of the file; crowd regions are left out.
 
     Raises DataError listing every broken entry with its file, id and value: an image that is
-    missing, a duplicate id, an unknown category or image, a box that is not four numbers, has no
-    area or lies outside.
+    missing, can't be read or has another size, a duplicate id, an unknown category or image, a box
+    that is not four numbers, has no area or lies outside. Only the headers of the images are read.
+    """
+    records, problems = read_split(data, split)
+    if problems:
+        raise DataError(_summary(problems))
+    return records
+
+
+def read_split(data: DataConfig, split: str) -> tuple[list[Record], list[str]]:
+    """The records of a split without what is broken in it, and a line for each broken entry.
+
+    Raises DataError where there is nothing to go on with: an unknown split, a file that is not
+    COCO.
     """
     annotations, images = split_paths(data, split)
     tree = read_annotations(annotations)
-    labels = category_labels(data, tree["categories"], annotations)
     problems: list[str] = []
-    by_id = _images(tree["images"], images, annotations, problems)
+    labels = _category_labels(data, tree["categories"], annotations, problems)
+    by_id, broken = _images(tree["images"], images, annotations, problems)
     objects: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in by_id}
     seen: set[int] = set()
     for entry in tree["annotations"]:
-        problem = _annotation_problem(entry, by_id, labels, seen)
+        problem = _annotation_problem(entry, by_id, broken, labels, seen)
         if problem is not None:
-            problems.append(f"{annotations}: annotation {entry.get('id')!r}: {problem}")
+            problems.append(f"{annotations}: annotation {_id_of(entry)}: {problem}")
             continue
         seen.add(entry["id"])
         label = labels[entry["category_id"]]
         if label is not None and not entry.get("iscrowd", 0):
             objects[entry["image_id"]].append((entry["bbox"], label))
-    if problems:
-        raise DataError(_summary(problems))
-    return [_record(image, images, objects[image_id]) for image_id, image in by_id.items()]
+    good = [image for image_id, image in by_id.items() if image_id not in broken]
+    return [_record(image, images, objects[image["id"]]) for image in good], problems
 
 
 def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
@@ -69,7 +82,7 @@ def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
 def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The file's tree, with the three lists that COCO requires."""
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -88,23 +101,10 @@ def category_labels(
     Raises DataError for a category that the configuration does not mention, and for a class
     without one.
     """
-    label_of = {name: label for label, name in enumerate(data.classes)}
-    labels: dict[int, int | None] = {}
-    for category in categories:
-        name = category["name"]
-        target = data.merge.get(name, name)
-        if target not in label_of and name not in data.drop:
-            raise DataError(
-                f"{source}: category {category['id']} {name!r} is unknown; "
-                "name it in data.classes, data.merge or data.drop"
-            )
-        if category["id"] in labels:
-            raise DataError(f"{source}: category id {category['id']} stands twice")
-        labels[category["id"]] = label_of.get(target)
-    missing = set(range(len(data.classes))) - {x for x in labels.values() if x is not None}
-    if missing:
-        names = ", ".join(data.classes[label] for label in sorted(missing))
-        raise DataError(f"{source}: data.classes: no category of the file is named {names}")
+    problems: list[str] = []
+    labels = _category_labels(data, categories, source, problems)
+    if problems:
+        raise DataError(_summary(problems))
     return labels
 
 
@@ -117,54 +117,121 @@ def category_ids(data: DataConfig, source: Path) -> list[int]:
     return [ids[name] for name in data.classes]
 
 
+def _category_labels(
+    data: DataConfig, categories: Iterable[dict[str, Any]], source: Path, problems: list[str]
+) -> dict[int, int | None]:
+    label_of = {name: label for label, name in enumerate(data.classes)}
+    labels: dict[int, int | None] = {}
+    for category in categories:
+        category_id, name = _value(category, "id"), _value(category, "name")
+        if not isinstance(category_id, int) or not isinstance(name, str):
+            problems.append(f"{source}: category {category!r}: expected a number `id` and a `name`")
+            continue
+        target = data.merge.get(name, name)
+        if target not in label_of and name not in data.drop:
+            problems.append(
+                f"{source}: category {category_id} {name!r} is unknown; "
+                "name it in data.classes, data.merge or data.drop"
+            )
+        if category_id in labels:
+            problems.append(f"{source}: category id {category_id} stands twice")
+        labels.setdefault(category_id, label_of.get(target))
+    missing = set(range(len(data.classes))) - {x for x in labels.values() if x is not None}
+    if missing:
+        names = ", ".join(data.classes[label] for label in sorted(missing))
+        problems.append(f"{source}: data.classes: no category of the file is named {names}")
+    return labels
+
+
 def _images(
     entries: list[dict[str, Any]], folder: Path, source: Path, problems: list[str]
-) -> dict[int, dict[str, Any]]:
+) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """The image entries by id, and the ids of those that can't be used."""
     by_id: dict[int, dict[str, Any]] = {}
+    broken: set[int] = set()
     for entry in entries:
-        image_id = entry.get("id")
-        where = f"{source}: image {image_id!r}"
-        sides = entry.get("width"), entry.get("height")
-        if image_id in by_id:
-            problems.append(f"{where}: the id stands twice")
-        elif not all(isinstance(side, int) and side > 0 for side in sides):
-            problems.append(
-                f"{where}: width and height are {sides}, expected positive whole numbers"
-            )
-        elif not (folder / str(entry.get("file_name"))).is_file():
-            problems.append(f"{where}: no file {folder / str(entry.get('file_name'))}")
-        by_id.setdefault(image_id, entry)
-    return by_id
+        image_id = _value(entry, "id")
+        problem = _image_problem(entry, folder, by_id)
+        if problem is not None:
+            problems.append(f"{source}: image {_id_of(entry)}: {problem}")
+        if isinstance(image_id, int):
+            if problem is not None:
+                broken.add(image_id)
+            by_id.setdefault(image_id, entry)
+    return by_id, broken
+
+
+def _image_problem(
+    entry: dict[str, Any], folder: Path, by_id: dict[int, dict[str, Any]]
+) -> str | None:
+    """What is wrong with an image entry, or None."""
+    image_id, name = _value(entry, "id"), _value(entry, "file_name")
+    if not isinstance(image_id, int):
+        return f"the id {image_id!r} is not a whole number"
+    if image_id in by_id:
+        return "the id stands twice"
+    sides = entry.get("width"), entry.get("height")
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        return f"width and height are {sides}, expected positive whole numbers"
+    if not isinstance(name, str):
+        return f"file_name {name!r} is not a name"
+    path = folder / name
+    if not path.is_file():
+        return f"no file {path}"
+    try:
+        size = upright_size(path)
+    except (OSError, ImageError) as error:
+        return f"{path}: {error}"
+    if size != sides:
+        return f"{path} is {size[0]} x {size[1]}, the annotations say {sides[0]} x {sides[1]}"
+    return None
 
 
 def _annotation_problem(
     entry: dict[str, Any],
     images: dict[int, dict[str, Any]],
+    broken: set[int],
     labels: dict[int, int | None],
     seen: set[int],
 ) -> str | None:
     """What is wrong with an annotation, or None."""
-    if entry.get("id") in seen:
+    own_id, image_id, category_id = (_value(entry, k) for k in ("id", "image_id", "category_id"))
+    if not isinstance(own_id, int):
+        return f"the id {own_id!r} is not a whole number"
+    if own_id in seen:
         return "the id stands twice"
-    if entry.get("category_id") not in labels:
-        return f"category_id {entry.get('category_id')!r} is unknown"
-    image = images.get(entry.get("image_id"))
-    if image is None:
-        return f"image_id {entry.get('image_id')!r} is unknown"
+    if not isinstance(category_id, int) or category_id not in labels:
+        return f"category_id {category_id!r} is unknown"
+    if not isinstance(image_id, int) or image_id not in images:
+        return f"image_id {image_id!r} is unknown"
     box = entry.get("bbox")
-    numbers = isinstance(box, list) and len(box) == 4
-    if not numbers or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
         return f"bbox {box!r} is not four finite numbers"
     x, y, width, height = box
     if width <= 0 or height <= 0:
         return f"bbox {box} has no area"
-    if not isinstance(image.get("width"), int) or not isinstance(image.get("height"), int):
+    if image_id in broken:
         return None  # the image itself is reported
+    image = images[image_id]
     over = max(-x, -y, x + width - image["width"], y + height - image["height"])
     if over > TOLERANCE_PX:
         size = f"{image['width']} x {image['height']}"
-        return f"bbox {box} reaches {over:g} px outside image {image['id']!r} of {size}"
+        return f"bbox {box} reaches {over:g} px outside image {image_id} of {size}"
     return None
+
+
+def _value(entry: object, key: str) -> Any:
+    """What an entry of the file has under a key; None if it has nothing there or is no object."""
+    return entry.get(key) if isinstance(entry, dict) else None
+
+
+def _id_of(entry: object) -> str:
+    return repr(_value(entry, "id")) if isinstance(entry, dict) else f"{entry!r:.40}"
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that float32 can hold."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _record(image: dict[str, Any], folder: Path, objects: list[tuple[list[float], int]]) -> Record:
@@ -178,7 +245,8 @@ def _record(image: dict[str, Any], folder: Path, objects: list[tuple[list[float]
 
 
 def _summary(problems: list[str]) -> str:
-    lines = [f"{len(problems)} broken entries", *problems[:SHOWN]]
+    noun = "entry" if len(problems) == 1 else "entries"
+    lines = [f"{len(problems)} broken {noun}", *problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"... and {len(problems) - SHOWN} more")
     return "\n".join(lines)

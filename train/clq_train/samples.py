@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from clq_serve.errors import ImageError
 from clq_serve.preprocess import ImageLimits, decode_image
 from clq_train.augment import Sample, augment
 from clq_train.clq import Objects
@@ -60,9 +61,12 @@ class SampleStream(Dataset[Sample]):
 def read_pixels(record: Record, background: tuple[int, int, int]) -> np.ndarray:
     """The image of a record, upright RGB uint8, decoded as the service decodes it.
 
-    Raises DataError when its size is not the one that the annotations state.
+    Raises DataError when it can't be decoded, or has another size than the annotations state.
     """
-    pixels = decode_image(record.path.read_bytes(), ImageLimits(), background).pixels
+    try:
+        pixels = decode_image(record.path.read_bytes(), ImageLimits(), background).pixels
+    except (OSError, ImageError) as error:
+        raise DataError(f"{record.path}: {error}") from error
     if pixels.shape[:2] != (record.height, record.width):
         raise DataError(
             f"{record.path}: the image is {pixels.shape[1]} x {pixels.shape[0]}, "
