@@ -12,6 +12,7 @@ import typer
 from clq_serve.bundle import MANIFEST_FILE
 from clq_serve.errors import BundleError
 from clq_train.errors import ClqTrainError, ConfigError
+from clq_train.import_command import import_weights
 
 app = typer.Typer(
     help="Trains and evaluates the CLQ detector on COCO-format data.",
@@ -80,8 +81,12 @@ def eval_(
         typer.echo(f"  {name:16s} {100 * value:5.1f}" if value >= 0 else f"  {name:16s}   none")
 
 
+app.command("import")(import_weights)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("clq_train").setLevel(logging.INFO)
     try:
         app()
     except (ClqTrainError, BundleError) as error:

@@ -217,6 +217,9 @@ class Config(Section):
     schedule: ScheduleConfig
     run: RunConfig = RunConfig()
     eval: EvalConfig = EvalConfig()
+    init: Path | None = Field(
+        default=None, description="weights to start from, made by `clq-train import`"
+    )
 
     @property
     def input_rule(self) -> InputRule:

@@ -23,6 +23,7 @@ from clq_train.config import BackboneConfig, Config, ScheduleConfig
 from clq_train.detector import ClqDetector
 from clq_train.device import open_device
 from clq_train.errors import CheckpointError, ConfigError, TrainingError
+from clq_train.init_weights import load_init
 from clq_train.samples import Batch, SampleStream, collate
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def fit(config: Config, run: Path, resume: bool = False, progress: bool = True) 
         raise ConfigError(f"{run}: holds checkpoints already; give --resume or another --out")
     records = load_split(config.data, "train")
     run.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config)
+    trainer = Trainer(config, resumed=bool(existing))
     start = trainer.restore(load_state(existing[-1])) if existing else 0
     steps = config.schedule.steps
     last = existing[-1] if existing else run
@@ -82,12 +83,13 @@ def batches(records: list[Record], config: Config, start: int) -> Iterator[Batch
 class Trainer:
     """The model, its optimiser and its moving average; one call of `step` a batch."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, resumed: bool = False) -> None:
         torch.manual_seed(config.run.seed)
         self.config, self.schedule = config, config.schedule
         self.device = open_device(config.run.device)
         model = ClqDetector(config.model, len(config.data.classes))
         load_backbone(model, config.model.backbone)
+        load_init(model, None if resumed else config.init)
         # Channels last: 10 % faster on the CPU in bfloat16, the tensor cores' own layout on a GPU.
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
