@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes_data import shapes_tree, write_shapes
 
-from clq_train.coco import category_ids, load_split, read_split
+from clq_train.coco import category_ids, load_split, read_split, records_of
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -140,14 +140,16 @@ def test_no_value_in_any_place_ends_in_anything_but_records_or_a_list_of_faults(
     splits = {"train": {"annotations": changed, "images": "images"}}
     config = data_config(shapes_folder, splits=splits)
 
-    records, problems = read_split(config, "train")
+    found = read_split(config, "train")
+    records, problems = records_of(found), found.mismatches + found.broken
     for record in records:
         assert (record.boxes[:, 2:] >= record.boxes[:, :2]).all()
         assert record.boxes.min(initial=0) >= 0
         assert record.boxes[:, 2].max(initial=0) <= record.width
     if problems:
-        with pytest.raises(DataError, match=f"{len(problems)} broken entr"):
+        with pytest.raises(DataError) as error:
             load_split(config, "train")
+        assert problems[0] in str(error.value)
     else:
         assert len(load_split(config, "train")) == len(records)
 
@@ -159,10 +161,31 @@ def test_what_is_not_broken_can_be_read_all_the_same(shapes):
         tree["categories"].append({"id": 9, "name": "green"})
 
     break_file(shapes, change)
-    records, problems = read_split(data_config(shapes), "train")
-    assert [record.image_id for record in records] == [1, 3, 4]
-    assert [len(record.boxes) for record in records] == [2, 3, 3]
-    assert len(problems) == 3
+    found = read_split(data_config(shapes), "train")
+    assert [record.image_id for record in records_of(found)] == [1, 3, 4]
+    assert [len(record.boxes) for record in records_of(found)] == [2, 3, 3]
+    assert (len(found.broken), len(found.mismatches)) == (2, 1)
+
+
+def test_only_as_many_broken_entries_as_allowed_are_left_out_and_each_is_logged(shapes, caplog):
+    """COCO's own train2017 has two boxes without height (cocoapi issue 355)."""
+
+    def change(tree):
+        for entry in tree["annotations"][:2]:
+            entry["bbox"][3] = 0.0
+
+    break_file(shapes, change)
+    data = data_config(shapes).model_dump()
+    data["splits"]["train"]["allow_broken"] = 1
+    with pytest.raises(DataError, match="2 broken entries"):
+        load_split(DataConfig.model_validate(data), "train")
+    data["splits"]["train"]["allow_broken"] = 2
+    config = DataConfig.model_validate(data)
+    assert [len(r.boxes) for r in load_split(config, "train")] == [1, 3, 3, 3]
+    assert "annotation 2: bbox" in caplog.text
+    assert "0.0] has no area" in caplog.text
+    with pytest.raises(DataError, match="2 broken entries"):
+        load_split(config, "val")
 
 
 def test_all_broken_entries_are_counted_and_the_first_twenty_shown(shapes):

@@ -1,6 +1,7 @@
 """COCO-format annotations, checked before anything is trained on them."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from clq_serve.errors import ImageError
 from clq_serve.preprocess import upright_size
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
+
+log = logging.getLogger(__name__)
 
 # COCO's own files round coordinates: a box may reach this far over the image's edge and is clipped.
 TOLERANCE_PX = 1.0
@@ -31,43 +34,84 @@ class Record:
     labels: np.ndarray  # (M,) int64, index in DataConfig.classes
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What an annotation file holds, sound and broken.
+
+    images       entries of the file, of images that can be read
+    annotations  entries of the file, of these images; of dropped categories and crowds too
+    labels       of each category id, None for a dropped category
+    folder       of the images
+    mismatches   a line for each difference of the file's categories from the configuration's
+    broken       a line for each entry that can't be used
+    """
+
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    labels: dict[int, int | None]
+    folder: Path
+    mismatches: list[str]
+    broken: list[str]
+
+
 def load_split(data: DataConfig, split: str) -> list[Record]:
     """The records of a split, in the order of the file; crowd regions are left out.
+
+    Raises DataError as read_sound_split does.
+    """
+    return records_of(read_sound_split(data, split))
+
+
+def read_sound_split(data: DataConfig, split: str) -> Split:
+    """The split, with no more broken entries than it is allowed to have; those are logged.
 
     Raises DataError listing every broken entry with its file, id and value: an image that is
     missing, can't be read or has another size, a duplicate id, an unknown category or image, a box
     that is not four numbers, has no area or lies outside. Only the headers of the images are read.
     """
-    records, problems = read_split(data, split)
-    if problems:
-        raise DataError(_summary(problems))
-    return records
+    found = read_split(data, split)
+    if found.mismatches:
+        raise DataError("\n".join(found.mismatches))
+    if len(found.broken) > data.splits[split].allow_broken:
+        raise DataError(_summary(found.broken))
+    if found.broken:
+        log.warning("split %s: left out: %s", split, _summary(found.broken))
+    return found
 
 
-def read_split(data: DataConfig, split: str) -> tuple[list[Record], list[str]]:
-    """The records of a split without what is broken in it, and a line for each broken entry.
+def read_split(data: DataConfig, split: str) -> Split:
+    """The split, however much of it is broken.
 
     Raises DataError where there is nothing to go on with: an unknown split, a file that is not
     COCO.
     """
-    annotations, images = split_paths(data, split)
-    tree = read_annotations(annotations)
-    problems: list[str] = []
-    labels = _category_labels(data, tree["categories"], annotations, problems)
-    by_id, broken = _images(tree["images"], images, annotations, problems)
-    objects: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in by_id}
+    source, folder = split_paths(data, split)
+    tree = read_annotations(source)
+    labels, mismatches = _match_categories(data, tree["categories"], source)
+    broken: list[str] = []
+    by_id, unusable = _images(tree["images"], folder, source, broken)
+    annotations: list[dict[str, Any]] = []
     seen: set[int] = set()
     for entry in tree["annotations"]:
-        problem = _annotation_problem(entry, by_id, broken, labels, seen)
+        problem = _annotation_problem(entry, by_id, unusable, labels, seen)
         if problem is not None:
-            problems.append(f"{annotations}: annotation {_id_of(entry)}: {problem}")
+            broken.append(f"{source}: annotation {_id_of(entry)}: {problem}")
             continue
         seen.add(entry["id"])
-        label = labels[entry["category_id"]]
+        if entry["image_id"] not in unusable:
+            annotations.append(entry)
+    images = [image for image_id, image in by_id.items() if image_id not in unusable]
+    return Split(images, annotations, labels, folder, mismatches, broken)
+
+
+def records_of(split: Split) -> list[Record]:
+    """The images of a split with their objects; crowd regions are left out."""
+    objects: dict[int, list[tuple[list[float], int]]] = {i["id"]: [] for i in split.images}
+    for entry in split.annotations:
+        label = split.labels[entry["category_id"]]
         if label is not None and not entry.get("iscrowd", 0):
             objects[entry["image_id"]].append((entry["bbox"], label))
-    good = [image for image_id, image in by_id.items() if image_id not in broken]
-    return [_record(image, images, objects[image["id"]]) for image in good], problems
+    return [_record(image, split.folder, objects[image["id"]]) for image in split.images]
 
 
 def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
@@ -93,21 +137,6 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     return tree
 
 
-def category_labels(
-    data: DataConfig, categories: Iterable[dict[str, Any]], source: Path
-) -> dict[int, int | None]:
-    """Label of each category id, None for a dropped category.
-
-    Raises DataError for a category that the configuration does not mention, and for a class
-    without one.
-    """
-    problems: list[str] = []
-    labels = _category_labels(data, categories, source, problems)
-    if problems:
-        raise DataError(_summary(problems))
-    return labels
-
-
 def category_ids(data: DataConfig, source: Path) -> list[int]:
     """The data set's category id of each class, the one of the class's own name."""
     ids = {c["name"]: c["id"] for c in read_annotations(source)["categories"]}
@@ -117,30 +146,37 @@ def category_ids(data: DataConfig, source: Path) -> list[int]:
     return [ids[name] for name in data.classes]
 
 
-def _category_labels(
-    data: DataConfig, categories: Iterable[dict[str, Any]], source: Path, problems: list[str]
-) -> dict[int, int | None]:
+def _match_categories(
+    data: DataConfig, categories: Iterable[dict[str, Any]], source: Path
+) -> tuple[dict[int, int | None], list[str]]:
+    """Label of each category id, None for a dropped category; and what does not match.
+
+    That is a category that the configuration does not mention, and a class without one.
+    """
     label_of = {name: label for label, name in enumerate(data.classes)}
     labels: dict[int, int | None] = {}
+    mismatches = []
     for category in categories:
         category_id, name = _value(category, "id"), _value(category, "name")
         if not isinstance(category_id, int) or not isinstance(name, str):
-            problems.append(f"{source}: category {category!r}: expected a number `id` and a `name`")
+            mismatches.append(
+                f"{source}: category {category!r}: expected a number `id` and a `name`"
+            )
             continue
         target = data.merge.get(name, name)
         if target not in label_of and name not in data.drop:
-            problems.append(
+            mismatches.append(
                 f"{source}: category {category_id} {name!r} is unknown; "
                 "name it in data.classes, data.merge or data.drop"
             )
         if category_id in labels:
-            problems.append(f"{source}: category id {category_id} stands twice")
+            mismatches.append(f"{source}: category id {category_id} stands twice")
         labels.setdefault(category_id, label_of.get(target))
     missing = set(range(len(data.classes))) - {x for x in labels.values() if x is not None}
     if missing:
         names = ", ".join(data.classes[label] for label in sorted(missing))
-        problems.append(f"{source}: data.classes: no category of the file is named {names}")
-    return labels
+        mismatches.append(f"{source}: data.classes: no category of the file is named {names}")
+    return labels, mismatches
 
 
 def _images(

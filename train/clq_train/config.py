@@ -19,6 +19,9 @@ class SplitConfig(Section):
 
     annotations: Path
     images: Path
+    allow_broken: int = Field(
+        default=0, ge=0, description="so many broken entries are left out; more are an error"
+    )
 
 
 class DataConfig(Section):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from clq_train.coco import category_labels, read_annotations, split_paths
+from clq_train.coco import read_sound_split
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -15,17 +15,12 @@ def ground_truth(data: DataConfig, split: str) -> Tree:
     Crowd regions stay: COCO neither rewards nor punishes a detection on one. Annotations are
     numbered anew from 1, because COCO's matching takes the id 0 for "no object".
 
-    Raises DataError as category_labels does, and for an image id that is no whole number.
+    Raises DataError as coco.read_sound_split does.
     """
-    source, _ = split_paths(data, split)
-    tree = read_annotations(source)
-    labels = category_labels(data, tree["categories"], source)
-    for image in tree["images"]:
-        if not isinstance(image["id"], int):
-            raise DataError(f"{source}: image {image['id']!r}: the id is not a whole number")
+    found = read_sound_split(data, split)
     annotations: list[Tree] = []
-    for entry in tree["annotations"]:
-        label = labels[entry["category_id"]]
+    for entry in found.annotations:
+        label = found.labels[entry["category_id"]]
         if label is not None:
             known = {"id": len(annotations) + 1, "category_id": label}
             area = entry.get("area", entry["bbox"][2] * entry["bbox"][3])
@@ -34,7 +29,7 @@ def ground_truth(data: DataConfig, split: str) -> Tree:
     categories = [{"id": label, "name": name} for label, name in enumerate(data.classes)]
     return {
         "info": {},
-        "images": tree["images"],
+        "images": found.images,
         "annotations": annotations,
         "categories": categories,
     }
