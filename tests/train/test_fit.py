@@ -8,14 +8,19 @@ import torch
 from shapes_data import shapes_tree, write_shapes
 from torch import nn
 
+from clq_train.average import Average
 from clq_train.backbone import build_backbone
+from clq_train.backbone_weights import load_backbone
 from clq_train.checkpoint import list_checkpoints, load_model, load_state, save_checkpoint
 from clq_train.clq import Objects
 from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError, ConfigError, DataError, TrainingError
-from clq_train.fit import Average, MetricsFile, Trainer, fit, learning_rate, load_backbone
+from clq_train.fit import fit
+from clq_train.metrics_file import MetricsFile
 from clq_train.samples import Batch
+from clq_train.schedule import learning_rate
+from clq_train.trainer import Trainer
 
 
 @pytest.fixture
@@ -147,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_losses(tree):
     images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
     objects = [Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))]
     with pytest.raises(TrainingError, match=r"step 1: the loss is not finite: .*'cls': nan"):
-        trainer.step(Batch(images, objects), 1)
+        trainer.step(Batch(images, objects, [None]), 1)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def test_frozen_stages_keep_their_weights_and_statistics(tree):
     images = torch.randint(0, 255, (2, 128, 128, 3), dtype=torch.uint8)
     box = Objects(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0]))
     for step in (1, 2):
-        trainer.step(Batch(images, [box, box]), step)
+        trainer.step(Batch(images, [box, box], [1, 2]), step)
     changed = {
         name.split(".")[1]
         for name, value in trainer.model.backbone.state_dict().items()

@@ -10,8 +10,9 @@ from shapes_data import shapes_tree, write_shapes
 from clq_train.config import parse_config
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError
-from clq_train.fit import Trainer, fit
+from clq_train.fit import fit
 from clq_train.init_weights import load_init
+from clq_train.trainer import Trainer
 
 
 @pytest.fixture

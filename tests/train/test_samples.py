@@ -85,6 +85,13 @@ def test_a_sample_depends_on_seed_and_position_alone(shapes):
     assert any((forward[0].pixels != other.pixels).any() for other in forward[3:])
 
 
+def test_a_batch_says_which_images_it_holds(shapes):
+    config = make_config(shapes)
+    stream = SampleStream(load_split(config.data, "train"), config)
+    ids = collate([stream[i] for i in range(6)], 64, (1, 2, 3)).image_ids
+    assert sorted(ids[:3]) == sorted(ids[3:]) == [1, 2, 3]
+
+
 def test_every_epoch_shows_every_image_once(shapes):
     config = make_config(shapes)
     stream = SampleStream(load_split(config.data, "train"), config)

@@ -5,7 +5,7 @@ repeat each other, and a run that resumes goes on with the very samples it would
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from clq_train.errors import DataError
 class Batch:
     images: Tensor  # (B, H, W, 3) uint8 RGB
     objects: list[Objects]  # of each image, in its pixels
+    image_ids: list[int | None]
 
 
 class SampleStream(Dataset[Sample]):
@@ -45,7 +46,8 @@ class SampleStream(Dataset[Sample]):
         index = int(order[place])
         rng = np.random.default_rng([seed, 2, position])
         record = self.records[index]
-        return augment(self._pixels(index), record.boxes, record.labels, self.config, rng)
+        sample = augment(self._pixels(index), record.boxes, record.labels, self.config, rng)
+        return replace(sample, image_id=record.image_id)
 
     def _pixels(self, index: int) -> np.ndarray:
         cached = self._cache.get(index)
@@ -84,7 +86,7 @@ def collate(samples: Sequence[Sample], multiple: int, pad_value: Sequence[int]) 
     for image, sample in zip(images, samples, strict=True):
         image[: sample.pixels.shape[0], : sample.pixels.shape[1]] = sample.pixels
     objects = [Objects(torch.from_numpy(s.boxes), torch.from_numpy(s.labels)) for s in samples]
-    return Batch(torch.from_numpy(images), objects)
+    return Batch(torch.from_numpy(images), objects, [s.image_id for s in samples])
 
 
 def _round_up(value: int, multiple: int) -> int:
