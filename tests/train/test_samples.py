@@ -1,11 +1,10 @@
-"""Augmented samples: the boxes must still sit on what they were drawn around."""
+"""The stream of samples: what position p holds, decoding, the cache, and batches."""
 
 import numpy as np
 import pytest
 from PIL import Image
 from shapes_data import shapes_tree, write_shapes
 
-from clq_train.augment import augment
 from clq_train.coco import load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
@@ -21,56 +20,6 @@ def make_config(folder, **augment_changes):
     tree = shapes_tree(folder)
     tree["augment"] = {"crop_px": 128, "scale": [0.6, 1.5], "flip": 0.5, **augment_changes}
     return parse_config(tree, "test")
-
-
-def one_box():
-    """A red rectangle on grey, and its exact box."""
-    pixels = np.full((150, 200, 3), 128, np.uint8)
-    pixels[40:90, 60:120] = (220, 40, 40)
-    return pixels, np.array([[60, 40, 120, 90]], np.float32), np.array([0])
-
-
-def red_extent(pixels):
-    """x1 y1 x2 y2 of the red area, by looking at every pixel; None if there is none."""
-    red = (pixels[..., 0].astype(int) - pixels[..., 1]) > 90
-    if not red.any():
-        return None
-    rows, cols = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-    return np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
-
-
-@pytest.mark.parametrize(
-    "rules", [{}, {"crop_px": None, "shorter_px": [96, 200]}], ids=["crop", "whole"]
-)
-def test_the_box_stays_on_its_object_through_fifty_random_views(shapes, rules):
-    config = make_config(shapes, jitter=0.1, min_visible=0.0, **rules)
-    seen = 0
-    for seed in range(50):
-        sample = augment(*one_box(), config, np.random.default_rng(seed))
-        extent = red_extent(sample.pixels)
-        if extent is None or len(sample.boxes) == 0:
-            assert extent is None or (extent[2:] - extent[:2]).min() <= 3
-            continue
-        assert np.abs(sample.boxes[0] - extent).max() <= 1.5
-        assert sample.boxes.dtype == np.float32
-        seen += 1
-    assert seen > 25
-
-
-def test_a_box_of_which_too_little_is_left_goes(shapes):
-    strict, lax = make_config(shapes, min_visible=0.9), make_config(shapes, min_visible=0.0)
-    counts = [
-        sum(len(augment(*one_box(), c, np.random.default_rng(s)).boxes) for s in range(40))
-        for c in (strict, lax)
-    ]
-    assert 0 < counts[0] < counts[1]
-
-
-def test_inverting_leaves_the_boxes_where_they_are(shapes):
-    plain = augment(*one_box(), make_config(shapes, invert=0.0), np.random.default_rng(5))
-    inverted = augment(*one_box(), make_config(shapes, invert=1.0), np.random.default_rng(5))
-    np.testing.assert_array_equal(plain.boxes, inverted.boxes)
-    np.testing.assert_array_equal(plain.pixels, 255 - inverted.pixels)
 
 
 def test_a_sample_depends_on_seed_and_position_alone(shapes):
@@ -116,7 +65,8 @@ def test_the_cache_gives_the_same_pixels_and_respects_its_limit(shapes):
 
 def test_a_batch_is_padded_right_and_bottom_to_the_stride(shapes):
     config = make_config(shapes, crop_px=None, shorter_px=[100, 140])
-    samples = [augment(*one_box(), config, np.random.default_rng(s)) for s in (1, 2)]
+    stream = SampleStream(load_split(config.data, "train"), config)
+    samples = [stream[1], stream[2]]
     batch = collate(samples, 64, (1, 2, 3))
     assert batch.images.shape[1] % 64 == batch.images.shape[2] % 64 == 0
     for image, sample, objects in zip(batch.images, samples, batch.objects, strict=True):

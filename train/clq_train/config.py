@@ -1,5 +1,6 @@
 """The configuration of a run: one complete YAML file, frozen; an unknown key is an error."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -70,11 +71,16 @@ class AugmentConfig(Section):
     scale: tuple[float, float] = Field(
         default=(1.0, 1.0), description="crops: size factor drawn log-uniformly from this range"
     )
+    aim: float = Field(
+        default=0.0, ge=0, le=1, description="crops: probability that one holds a chosen object"
+    )
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
     invert: float = Field(default=0.0, ge=0, le=1, description="probability of inverted colours")
     jitter: float = Field(
         default=0.0, ge=0, lt=1, description="largest change of brightness and contrast"
     )
+    saturation: float = Field(default=0.0, ge=0, le=1, description="largest change of saturation")
+    hue_deg: float = Field(default=0.0, ge=0, le=180, description="largest turn of the hue")
     min_visible: float = Field(
         default=0.2, ge=0, le=1, description="a cropped box stays if this share of its area does"
     )
@@ -83,6 +89,12 @@ class AugmentConfig(Section):
     def _one_kind(self) -> Self:
         if (self.crop_px is None) == (self.shorter_px is None):
             raise ValueError("give exactly one of crop_px and shorter_px")
+        for name in ("shorter_px", "scale"):
+            low, high = getattr(self, name) or (1, 1)
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name}: expected [low, high] with 0 < low <= high")
+        if self.crop_px is None and self.aim:
+            raise ValueError("aim: whole images are not aimed; give crop_px or leave aim out")
         return self
 
 
