@@ -242,6 +242,7 @@ def test_padding_is_right_and_bottom_in_its_own_colour_whatever_happens_to_the_i
         ({"scale": [0.0, 1.0]}, "scale: expected"),
         ({"crop_px": None, "shorter_px": [800, 480]}, "shorter_px: expected"),
         ({"crop_px": None, "shorter_px": [64, 128], "aim": 0.5}, "aim: whole images"),
+        ({"group_aspect": True}, "crops all have one size"),
     ],
 )
 def test_rules_that_can_not_be_followed_are_refused(shapes_folder, changes, message):

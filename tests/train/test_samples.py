@@ -1,13 +1,19 @@
 """The stream of samples: what position p holds, decoding, the cache, and batches."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from shapes_data import shapes_tree, write_shapes
 
-from clq_train.coco import load_split
+from clq_train.coco import Record, load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
+from clq_train.fit import batches
 from clq_train.samples import SampleStream, collate, read_pixels
 
 
@@ -41,26 +47,89 @@ def test_a_batch_says_which_images_it_holds(shapes):
     assert sorted(ids[:3]) == sorted(ids[3:]) == [1, 2, 3]
 
 
-def test_every_epoch_shows_every_image_once(shapes):
-    config = make_config(shapes)
-    stream = SampleStream(load_split(config.data, "train"), config)
-    shown = []
-    stream._pixels = lambda index: shown.append(index) or np.zeros((160, 160, 3), np.uint8)
-    for position in range(9):
-        stream[position]
-    assert [sorted(shown[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3
-
-
-def test_the_cache_gives_the_same_pixels_and_respects_its_limit(shapes):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_any_number_of_workers_gives_the_same_stream_and_no_sample_twice(shapes):
     tree = shapes_tree(shapes)
-    tree["run"]["cache_mib"] = 0
-    none = SampleStream(load_split(parse_config(tree, "t").data, "train"), parse_config(tree, "t"))
+    tree["schedule"] |= {"steps": 4, "batch": 3}
     tree["run"]["cache_mib"] = 1
-    some = SampleStream(none.records, parse_config(tree, "t"))
-    for position in range(6):
-        np.testing.assert_array_equal(none[position].pixels, some[position].pixels)
-    assert len(none._cache) == 0
-    assert len(some._cache) == 3
+    streams = []
+    for workers in (0, 1, 2, 4):
+        tree["run"]["workers"] = workers
+        config = parse_config(tree, "test")
+        streams.append(list(batches(load_split(config.data, "train"), config, 0)))
+    for other in streams[1:]:
+        assert len(other) == len(streams[0]) == 4
+        for ours, theirs in zip(streams[0], other, strict=True):
+            assert torch.equal(ours.images, theirs.images)
+            for a, b in zip(ours.objects, theirs.objects, strict=True):
+                assert torch.equal(a.boxes, b.boxes)
+                assert torch.equal(a.labels, b.labels)
+    images = [image.numpy().tobytes() for batch in streams[0] for image in batch.images]
+    assert len(set(images)) == len(images) == 12
+
+
+def stream_of(sizes, **changes):
+    """A stream over images of these sizes (width, height) that are never read."""
+    tree = shapes_tree(Path("nowhere"))
+    tree["schedule"] |= {"steps": 60, "batch": changes.pop("batch")}
+    tree["augment"] = {"shorter_px": [64, 200], **changes}
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    records = [Record(i, Path(str(i)), w, h, *nothing) for i, (w, h) in enumerate(sizes)]
+    return SampleStream(records, parse_config(tree, "test"))
+
+
+SIZES = st.lists(st.sampled_from([(40, 30), (30, 40), (50, 50)]), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(1, 9), st.booleans())
+def test_every_epoch_holds_every_image_once_grouped_or_not(sizes, batch, grouped):
+    stream = stream_of(sizes, batch=batch, group_aspect=grouped)
+    count = len(sizes)
+    for epoch in range(4):
+        shown = [stream.image_at(epoch * count + place) for place in range(count)]
+        assert sorted(shown) == list(range(count))
+    assert [stream.image_at(p) for p in reversed(range(count))] == [
+        stream_of(sizes, batch=batch, group_aspect=grouped).image_at(p)
+        for p in reversed(range(count))
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(1, 9))
+def test_at_most_one_step_an_epoch_mixes_wide_and_tall_images(sizes, batch):
+    stream = stream_of(sizes, batch=batch, group_aspect=True)
+    epochs = 6
+    steps = epochs * len(sizes) // batch
+    kinds = [
+        {
+            sizes[stream.image_at(position)] == (30, 40)
+            for position in range(s * batch, (s + 1) * batch)
+        }
+        for s in range(steps)
+    ]
+    assert sum(len(kind) == 2 for kind in kinds) <= epochs
+
+
+def test_grouped_steps_are_shuffled_and_differ_between_epochs():
+    stream = stream_of([(40, 30)] * 20 + [(30, 40)] * 20, batch=4, group_aspect=True)
+    tall = [[stream.image_at(e * 40 + p) >= 20 for p in range(0, 40, 4)] for e in range(4)]
+    assert all(sum(kinds) == 5 for kinds in tall)
+    assert len({tuple(kinds) for kinds in tall}) == 4
+
+
+def test_the_images_of_a_step_have_one_size_where_it_is_drawn_by_step(shapes):
+    tree = shapes_tree(shapes)
+    tree["schedule"]["batch"] = 4
+    sides = {}
+    for by_step in (True, False):
+        tree["augment"] = {"shorter_px": [64, 128], "size_by_step": by_step}
+        config = parse_config(tree, "test")
+        stream = SampleStream(load_split(config.data, "train"), config)
+        sides[by_step] = [[len(stream[s * 4 + i].pixels) for i in range(4)] for s in range(5)]
+    assert all(len(set(step)) == 1 for step in sides[True])
+    assert len({step[0] for step in sides[True]}) > 2
+    assert any(len(set(step)) > 1 for step in sides[False])
 
 
 def test_a_batch_is_padded_right_and_bottom_to_the_stride(shapes):

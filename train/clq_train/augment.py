@@ -31,8 +31,11 @@ def augment(
     labels: np.ndarray,
     config: Config,
     rng: np.random.Generator,
+    size_rng: np.random.Generator | None = None,
 ) -> Sample:
     """One random view of an image, as AugmentConfig describes.
+
+    size_rng  draws the size of a whole image; `rng` does where it is None, and all else
 
     Padding of a crop is right and bottom and keeps its colour, as in the service.
     """
@@ -40,7 +43,7 @@ def augment(
     if rules.crop_px is not None:
         view, moved = _crop(pixels, boxes, rules.crop_px, rules, rng)
     else:
-        view, moved = _whole(pixels, boxes, config, rng)
+        view, moved = _whole(pixels, boxes, config, size_rng or rng)
     moved, labels = _clip(moved, labels, view.size, rules.min_visible)
     if rng.random() < rules.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -68,6 +68,12 @@ class AugmentConfig(Section):
     shorter_px: tuple[int, int] | None = Field(
         default=None, description="whole images: shorter side drawn from this range"
     )
+    size_by_step: bool = Field(
+        default=False, description="whole images: one shorter side for all images of a step"
+    )
+    group_aspect: bool = Field(
+        default=False, description="the images of a step are all wide or all tall: less padding"
+    )
     scale: tuple[float, float] = Field(
         default=(1.0, 1.0), description="crops: size factor drawn log-uniformly from this range"
     )
@@ -95,6 +101,8 @@ class AugmentConfig(Section):
                 raise ValueError(f"{name}: expected [low, high] with 0 < low <= high")
         if self.crop_px is None and self.aim:
             raise ValueError("aim: whole images are not aimed; give crop_px or leave aim out")
+        if self.crop_px is not None and (self.size_by_step or self.group_aspect):
+            raise ValueError("size_by_step, group_aspect: crops all have one size; leave them out")
         return self
 
 
@@ -210,7 +218,9 @@ class RunConfig(Section):
     device: str = "cpu"
     autocast: Literal["off", "bfloat16", "float16"] = "off"
     workers: int = Field(default=1, ge=0)
-    cache_mib: int = Field(default=0, ge=0, description="decoded images kept by each worker")
+    cache_mib: int = Field(
+        default=0, ge=0, description="decoded images kept in memory, by all workers together"
+    )
     checkpoint_every: int = Field(default=500, gt=0)
     keep: int = Field(default=2, gt=0, description="checkpoints kept")
 

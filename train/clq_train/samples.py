@@ -19,6 +19,8 @@ from clq_train.clq import Objects
 from clq_train.coco import Record
 from clq_train.config import Config
 from clq_train.errors import DataError
+from clq_train.order import epoch_order, grouped_epoch_order
+from clq_train.pixel_cache import PixelCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +35,41 @@ class SampleStream(Dataset[Sample]):
 
     def __init__(self, records: Sequence[Record], config: Config) -> None:
         self.records, self.config = list(records), config
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_room = config.run.cache_mib * 2**20
+        self._wide = np.array([r.width >= r.height for r in self.records])
+        self._order = -1, np.zeros(0, np.int64)  # the epoch that was asked for last
+        sizes = [(record.height, record.width) for record in self.records]
+        self._cache = PixelCache(sizes, config.run.cache_mib * 2**20)
 
     def __len__(self) -> int:
         return self.config.schedule.steps * self.config.schedule.batch
 
     def __getitem__(self, position: int) -> Sample:
-        epoch, place = divmod(position, len(self.records))
-        seed = self.config.run.seed
-        order = np.random.default_rng([seed, 1, epoch]).permutation(len(self.records))
-        index = int(order[place])
+        index, seed = self.image_at(position), self.config.run.seed
         rng = np.random.default_rng([seed, 2, position])
-        record = self.records[index]
-        sample = augment(self._pixels(index), record.boxes, record.labels, self.config, rng)
+        step = position // self.config.schedule.batch
+        by_step = self.config.augment.size_by_step
+        size_rng = np.random.default_rng([seed, 4, step]) if by_step else None
+        pixels, record = self._pixels(index), self.records[index]
+        sample = augment(pixels, record.boxes, record.labels, self.config, rng, size_rng)
         return replace(sample, image_id=record.image_id)
 
+    def image_at(self, position: int) -> int:
+        """Index in the records of the image at a position; an epoch shows each once."""
+        epoch, place = divmod(position, len(self.records))
+        if self._order[0] != epoch:
+            seed, batch = self.config.run.seed, self.config.schedule.batch
+            if self.config.augment.group_aspect:
+                order = grouped_epoch_order(self._wide, seed, epoch, batch)
+            else:
+                order = epoch_order(len(self.records), seed, epoch)
+            self._order = epoch, order
+        return int(self._order[1][place])
+
     def _pixels(self, index: int) -> np.ndarray:
-        cached = self._cache.get(index)
-        if cached is not None:
-            return cached
-        pixels = read_pixels(self.records[index], self.config.input.background)
-        if pixels.nbytes <= self._cache_room:
-            self._cache_room -= pixels.nbytes
-            self._cache[index] = pixels
+        pixels = self._cache.get(index)
+        if pixels is None:
+            pixels = read_pixels(self.records[index], self.config.input.background)
+            self._cache.put(index, pixels)
         return pixels
 
 
