@@ -54,6 +54,8 @@ def test_the_same_detections_have_the_ap_of_clq_train(seed, tmp_path):
     tree, results = random_case(seed)
     results = [] if seed == 7 else results
     (tmp_path / "a.json").write_text(json.dumps(tree))
+    for image in tree["images"]:
+        Image.new("L", (200, 200)).save(tmp_path / image["file_name"])
     split = {"annotations": "a.json", "images": "."}
     config = DataConfig.model_validate(
         {
@@ -147,8 +149,10 @@ def test_a_running_service_has_the_ap_that_clq_train_measures_of_its_bundle(
     from clq_train.targets import open_target
 
     config = parse_config(shapes_tree(shapes_folder), "test")
-    engine, rule, options = open_target(bundle_folder, config)
-    expected = evaluate(engine, rule, config.data, "val", options, progress=False)
+    target = open_target(bundle_folder)
+    expected = evaluate(
+        target.engine, target.rule, config.data, "val", target.options, progress=False
+    )
     data = ["--data", shapes_folder / "annotations.json", "--images", shapes_folder / "images"]
     done = clq("eval", *data, "--json", "--url", start_service(bundle=bundle_folder))
     assert done.returncode == 0, done.stderr

@@ -9,18 +9,16 @@ from tqdm import tqdm
 
 from clq_serve.candidates import Candidates
 from clq_serve.detector import Detections, DetectOptions, Detector, Engine, in_image
-from clq_serve.errors import ImageError
 from clq_serve.nms import ClassNms
-from clq_serve.preprocess import ImageLimits, InputRule, Pixels, probe_image
-from clq_train.coco import Record, load_split
+from clq_serve.preprocess import InputRule, Pixels
+from clq_train.coco import Record, read_sound_split, records_of
 from clq_train.config import DataConfig
 from clq_train.detector import ClqDetector
 from clq_train.device import open_device
-from clq_train.errors import DataError
-from clq_train.measure import Evaluation, Result, measure
+from clq_train.measure import Evaluation, Result, group_aps, measure
 from clq_train.results import coco_results
 from clq_train.samples import read_pixels
-from clq_train.truth import Tree, ground_truth, group_images, only_images
+from clq_train.truth import group_images, truth_of
 
 
 class TorchEngine:
@@ -65,22 +63,14 @@ def evaluate(
 
     Raises DataError as load_split and detect_all do, and if an image record lacks the key.
     """
-    records, truth = load_split(data, split), ground_truth(data, split)
+    sound = read_sound_split(data, split)
+    records, truth = records_of(sound), truth_of(sound, data.classes)
     groups = {} if by is None else group_images(truth, by)
     results: list[Result] = []
     for record, found in detect_all(engine, rule, records, options, progress):
         results += coco_results(record.image_id, found.detections)
-    return measure_groups(truth, results, data.classes, groups)
-
-
-def measure_groups(
-    truth: Tree, results: list[Result], classes: list[str], groups: dict[str, set[int]]
-) -> Evaluation:
-    """COCO's metrics of all images, and the AP of each group of them."""
-    per_group = {
-        name: measure(only_images(truth, ids), results, classes).ap for name, ids in groups.items()
-    }
-    return replace(measure(truth, results, classes), per_group=per_group)
+    per_group = group_aps(truth, results, groups)
+    return replace(measure(truth, results, data.classes), per_group=per_group)
 
 
 def detect_all(
@@ -92,27 +82,20 @@ def detect_all(
 ) -> Iterator[tuple[Record, Found]]:
     """What the model finds in the image of each record.
 
-    Raises DataError for an image that can't be decoded or is not of the size that its record says.
+    Raises DataError as read_pixels does.
     """
     tap, nms = _Tap(engine), ClassNms()
     detector, by_class = Detector(tap, nms, rule), Detector(_ByClass(tap, options.score), nms, rule)
     for record in tqdm(records, disable=not progress, unit="image", dynamic_ncols=True):
-        prepared = detector.prepare(_pixels(record, rule))
+        prepared = detector.prepare(read_pixels(record, rule.background))
         (detections,), _ = detector.detect_prepared([prepared], options)
         (alternative,), _ = by_class.detect_prepared([prepared], options)
         candidates = in_image(Candidates(*(array[0] for array in tap.last)), prepared.geometry)
-        strong = candidates.scores > np.float32(options.score)
-        chosen = Candidates(*(array[strong] for array in candidates))
+        wanted = candidates.scores > np.float32(options.score)
+        if options.classes is not None:
+            wanted &= np.isin(candidates.labels, sorted(options.classes))
+        chosen = Candidates(*(array[wanted] for array in candidates))
         yield record, Found(detections, alternative, chosen)
-
-
-def check_images(records: Sequence[Record]) -> None:
-    """Nothing, if every file has the header of an image; DataError otherwise."""
-    for record in records:
-        try:
-            probe_image(record.path.read_bytes(), ImageLimits())
-        except (OSError, ImageError) as error:
-            raise DataError(f"{record.path}: {error}") from error
 
 
 class _Tap:
@@ -141,10 +124,3 @@ class _ByClass:
         last = self._tap.last
         kept = last.scores > self._score
         return last._replace(scores=np.where(kept, last.cls_scores, np.float32(0.0)))
-
-
-def _pixels(record: Record, rule: InputRule) -> Pixels:
-    try:
-        return read_pixels(record, rule.background)
-    except ImageError as error:
-        raise DataError(f"{record.path}: {error}") from error

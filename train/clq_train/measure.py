@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 
-from clq_train.truth import Tree
+from clq_train.truth import Tree, only_images
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 AP50, AP75 = IOU_THRESHOLDS.index(0.5), IOU_THRESHOLDS.index(0.75)
 ALL, SMALL, MEDIUM, LARGE = range(4)
 MAX_1, MAX_10, MAX_100 = range(3)
+
+SMALL_PX, LARGE_PX = 32, 96  # sides of the squares between small, medium and large
 
 Result = dict[str, Any]  # one detection in COCO's format; category_id is the label
 Doubles = npt.NDArray[np.float64]
@@ -43,6 +45,9 @@ class Evaluation:
 
     images: int
     objects: int  # without crowd regions
+    objects_small: int
+    objects_medium: int
+    objects_large: int
     ap: float  # mean over IoU 0.50 .. 0.95 and classes, 100 detections an image
     ap50: float
     ap75: float
@@ -75,6 +80,11 @@ def measure(truth: Tree, results: list[Result], classes: list[str]) -> Evaluatio
     return summarise(truth, count(truth, results), classes)
 
 
+def group_aps(truth: Tree, results: list[Result], groups: dict[str, set[int]]) -> dict[str, float]:
+    """AP of each group of images, given as sets of image ids."""
+    return {name: measure(only_images(truth, ids), results, []).ap for name, ids in groups.items()}
+
+
 def count(truth: Tree, results: list[Result]) -> Counted:
     """The tables behind COCO's metrics, of the results that are about the tree's images."""
     ids = {image["id"] for image in truth["images"]}
@@ -90,41 +100,46 @@ def count(truth: Tree, results: list[Result]) -> Counted:
 
 def summarise(truth: Tree, counted: Counted, classes: list[str]) -> Evaluation:
     """COCO's means over the tables."""
-    objects = Counter(e["category_id"] for e in truth["annotations"] if not e["iscrowd"])
+    single = [entry for entry in truth["annotations"] if not entry["iscrowd"]]
+    objects = Counter(entry["category_id"] for entry in single)
+    small, large = (sum(e["area"] < side**2 for e in single) for side in (SMALL_PX, LARGE_PX))
     at_most_100 = counted.precision[..., MAX_100]  # (T, R, C, S)
     precision, recall = at_most_100[..., ALL], counted.recall[:, :, ALL]  # (T, R, C), (T, C, M)
     per_class = {
         name: ClassFigures(
             objects=objects[label],
-            ap=_mean(precision[:, :, label]),
-            ap50=_mean(precision[AP50, :, label]),
-            ap75=_mean(precision[AP75, :, label]),
-            ar_100=_mean(recall[:, label, MAX_100]),
+            ap=mean_measured(precision[:, :, label]),
+            ap50=mean_measured(precision[AP50, :, label]),
+            ap75=mean_measured(precision[AP75, :, label]),
+            ar_100=mean_measured(recall[:, label, MAX_100]),
         )
         for label, name in enumerate(classes)
     }
     return Evaluation(
         images=len(truth["images"]),
-        objects=sum(objects.values()),
-        ap=_mean(precision),
-        ap50=_mean(precision[AP50]),
-        ap75=_mean(precision[AP75]),
-        ap_small=_mean(at_most_100[..., SMALL]),
-        ap_medium=_mean(at_most_100[..., MEDIUM]),
-        ap_large=_mean(at_most_100[..., LARGE]),
-        ar_1=_mean(recall[..., MAX_1]),
-        ar_10=_mean(recall[..., MAX_10]),
-        ar_100=_mean(recall[..., MAX_100]),
-        ar_small=_mean(counted.recall[:, :, SMALL, MAX_100]),
-        ar_medium=_mean(counted.recall[:, :, MEDIUM, MAX_100]),
-        ar_large=_mean(counted.recall[:, :, LARGE, MAX_100]),
-        ap_by_iou=[_mean(at_iou) for at_iou in precision],
+        objects=len(single),
+        objects_small=small,
+        objects_medium=large - small,
+        objects_large=len(single) - large,
+        ap=mean_measured(precision),
+        ap50=mean_measured(precision[AP50]),
+        ap75=mean_measured(precision[AP75]),
+        ap_small=mean_measured(at_most_100[..., SMALL]),
+        ap_medium=mean_measured(at_most_100[..., MEDIUM]),
+        ap_large=mean_measured(at_most_100[..., LARGE]),
+        ar_1=mean_measured(recall[..., MAX_1]),
+        ar_10=mean_measured(recall[..., MAX_10]),
+        ar_100=mean_measured(recall[..., MAX_100]),
+        ar_small=mean_measured(counted.recall[:, :, SMALL, MAX_100]),
+        ar_medium=mean_measured(counted.recall[:, :, MEDIUM, MAX_100]),
+        ar_large=mean_measured(counted.recall[:, :, LARGE, MAX_100]),
+        ap_by_iou=[mean_measured(at_iou) for at_iou in precision],
         per_class=per_class,
         per_group={},
     )
 
 
-def _mean(table: Doubles) -> float:
+def mean_measured(table: Doubles) -> float:
     """Mean of the entries that are not -1, or -1 if there are none."""
     measured = table[table > -1]
     return float(measured.mean()) if measured.size else -1.0

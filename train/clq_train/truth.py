@@ -1,8 +1,12 @@
 """The objects that detections are held against, as a COCO tree whose category ids are labels."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from clq_train.coco import read_sound_split
+import numpy as np
+import numpy.typing as npt
+
+from clq_train.coco import Split, read_sound_split
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -10,26 +14,28 @@ Tree = dict[str, Any]
 
 
 def ground_truth(data: DataConfig, split: str) -> Tree:
+    """The truth of a split; raises DataError as coco.read_sound_split does."""
+    return truth_of(read_sound_split(data, split), data.classes)
+
+
+def truth_of(split: Split, classes: list[str]) -> Tree:
     """The split's annotations with merged and dropped categories; category_id is the label.
 
     Crowd regions stay: COCO neither rewards nor punishes a detection on one. Annotations are
     numbered anew from 1, because COCO's matching takes the id 0 for "no object".
-
-    Raises DataError as coco.read_sound_split does.
     """
-    found = read_sound_split(data, split)
     annotations: list[Tree] = []
-    for entry in found.annotations:
-        label = found.labels[entry["category_id"]]
+    for entry in split.annotations:
+        label = split.labels[entry["category_id"]]
         if label is not None:
             known = {"id": len(annotations) + 1, "category_id": label}
             area = entry.get("area", entry["bbox"][2] * entry["bbox"][3])
             crowd = entry.get("iscrowd", 0)
             annotations.append({**entry, **known, "area": area, "iscrowd": crowd})
-    categories = [{"id": label, "name": name} for label, name in enumerate(data.classes)]
+    categories = [{"id": label, "name": name} for label, name in enumerate(classes)]
     return {
         "info": {},
-        "images": found.images,
+        "images": split.images,
         "annotations": annotations,
         "categories": categories,
     }
@@ -50,3 +56,27 @@ def only_images(truth: Tree, ids: set[int]) -> Tree:
     images = [image for image in truth["images"] if image["id"] in ids]
     annotations = [entry for entry in truth["annotations"] if entry["image_id"] in ids]
     return {**truth, "images": images, "annotations": annotations}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageObjects:
+    """The M objects and crowd regions of one image."""
+
+    boxes: npt.NDArray[np.float64]  # (M, 4) x1 y1 x2 y2, pixels of the image
+    labels: npt.NDArray[np.int64]  # (M,)
+    crowd: npt.NDArray[np.bool_]  # (M,) whether it is a region of many, not one object
+
+
+def objects_of(truth: Tree) -> dict[int, ImageObjects]:
+    """The objects of every image, in the order of the annotations; also of images without any."""
+    entries: dict[int, list[Tree]] = {image["id"]: [] for image in truth["images"]}
+    for entry in truth["annotations"]:
+        entries[entry["image_id"]].append(entry)
+    found = {}
+    for image_id, own in entries.items():
+        boxes = np.array([entry["bbox"] for entry in own], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([entry["category_id"] for entry in own], np.int64)
+        crowd = np.array([entry["iscrowd"] for entry in own], np.bool_)
+        found[image_id] = ImageObjects(boxes, labels, crowd)
+    return found
