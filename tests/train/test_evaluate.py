@@ -1,9 +1,6 @@
 """Average precision: perfect answers get 1, and each mistake costs what it should."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,30 +101,3 @@ def test_merged_and_dropped_categories_reach_the_ground_truth(tmp_path):
     merged = ground_truth(parse_config(tree, "t").data, "val")
     assert len(merged["annotations"]) == whole
     assert {a["category_id"] for a in merged["annotations"]} == {0}
-
-
-def cli(*arguments):
-    command = [str(Path(sys.executable).parent / "clq-train"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_command_line_measures_a_checkpoint(checkpoint, shapes_folder):
-    done = cli("eval", checkpoint, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == 4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["data.classes=[red]", "data.drop=[blue]"], "was trained on ['red', 'blue']"),
-        (["--split", "test"], "no split 'test'; the configuration has train, val"),
-        (["model.x=1"], "model.x: Extra inputs are not permitted"),
-    ],
-)
-def test_the_command_line_ends_with_one_clear_line(checkpoint, arguments, message):
-    done = cli("eval", checkpoint, *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert done.stderr.startswith("clq-train: ")
-    assert "Traceback" not in done.stderr

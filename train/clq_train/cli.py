@@ -1,17 +1,15 @@
 """The command `clq-train`."""
 
-import json
 import logging
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clq_serve.bundle import MANIFEST_FILE
-from clq_serve.errors import BundleError
-from clq_train.errors import ClqTrainError, ConfigError
+from clq_serve.errors import ClqServeError
+from clq_train.errors import ClqTrainError
+from clq_train.eval_command import eval_
 from clq_train.import_command import import_weights
 
 app = typer.Typer(
@@ -43,44 +41,7 @@ def fit(
     typer.echo(f"checkpoint {last}")
 
 
-@app.command("eval")
-def eval_(
-    target: Annotated[Path, typer.Argument(help="a checkpoint folder, or a bundle NAME/VERSION")],
-    overrides: Overrides = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file with the data; a checkpoint has its own")
-    ] = None,
-    split: Annotated[str, typer.Option(help="name of a split in data.splits")] = "val",
-    by: Annotated[
-        str | None, typer.Option(help="key of the image records: AP of each value as well")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-) -> None:
-    """Measure COCO average precision through the service's own decoding, resizing and suppression.
-
-    A checkpoint runs in torch; a bundle runs as it is served, in ONNX Runtime.
-    """
-    from clq_train.config import load_config
-    from clq_train.evaluate import evaluate
-    from clq_train.targets import open_target
-
-    is_bundle = (target / MANIFEST_FILE).is_file()
-    if is_bundle and config is None:
-        raise ConfigError(f"{target}: a bundle holds no data paths; name them by --config FILE")
-    settings = load_config(config or target / "config.yaml", overrides or [])
-    engine, rule, options = open_target(target, settings)
-    result = evaluate(engine, rule, settings.data, split, options, by)
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
-        return
-    typer.echo(f"{split}: {result.images} images")
-    for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"):
-        typer.echo(f"{name.replace('_', ' ').upper():12s} {100 * getattr(result, name):5.1f}")
-    per_class = {name: figures.ap for name, figures in result.per_class.items()}
-    for name, value in (per_class | result.per_group).items():
-        typer.echo(f"  {name:16s} {100 * value:5.1f}" if value >= 0 else f"  {name:16s}   none")
-
-
+app.command("eval")(eval_)
 app.command("import")(import_weights)
 
 
@@ -89,6 +50,6 @@ def main() -> None:
     logging.getLogger("clq_train").setLevel(logging.INFO)
     try:
         app()
-    except (ClqTrainError, BundleError) as error:
+    except (ClqTrainError, ClqServeError) as error:
         print(f"clq-train: {error}", file=sys.stderr)
         sys.exit(1)

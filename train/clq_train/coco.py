@@ -151,7 +151,8 @@ def _match_categories(
 ) -> tuple[dict[int, int | None], list[str]]:
     """Label of each category id, None for a dropped category; and what does not match.
 
-    That is a category that the configuration does not mention, and a class without one.
+    That is a category that the configuration does not mention, and a class without one that is not
+    in data.absent.
     """
     label_of = {name: label for label, name in enumerate(data.classes)}
     labels: dict[int, int | None] = {}
@@ -172,7 +173,8 @@ def _match_categories(
         if category_id in labels:
             mismatches.append(f"{source}: category id {category_id} stands twice")
         labels.setdefault(category_id, label_of.get(target))
-    missing = set(range(len(data.classes))) - {x for x in labels.values() if x is not None}
+    expected = set(data.classes) - set(data.absent)
+    missing = {label_of[name] for name in expected} - set(labels.values())
     if missing:
         names = ", ".join(data.classes[label] for label in sorted(missing))
         mismatches.append(f"{source}: data.classes: no category of the file is named {names}")

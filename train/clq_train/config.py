@@ -35,6 +35,9 @@ class DataConfig(Section):
         default={}, description="category name -> class that it counts as"
     )
     drop: list[str] = Field(default=[], description="category names that are left out")
+    absent: list[str] = Field(
+        default=[], description="classes that may have no category: they are not measured then"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -46,6 +49,9 @@ class DataConfig(Section):
         for name in [*self.merge, *self.drop]:
             if name in self.classes:
                 raise ValueError(f"{name!r} is in classes, so it can't be merged or dropped")
+        for name in self.absent:
+            if name not in self.classes:
+                raise ValueError(f"absent: {name!r} is not in classes")
         return self
 
 
