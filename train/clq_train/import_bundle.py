@@ -61,7 +61,7 @@ def read_bundle(folder: Path, model: ClqDetector) -> Foreign:
         if name.endswith(FOLDED) and name not in used
     }
     mapped = {name: (source, torch.tensor(value)) for name, (source, value) in tensors.items()}
-    return Foreign(mapped, left, bundle.manifest.class_names)
+    return Foreign(mapped, left, bundle.manifest.class_names, [])
 
 
 class _Graph:

@@ -6,38 +6,78 @@ from typing import Annotated
 
 import typer
 
+from clq_train.errors import ConfigError
+
 
 class Origin(StrEnum):
     bundle = "bundle"
+    mmdet = "mmdet"
+    torchvision = "torchvision"
+
+
+class Channels(StrEnum):
+    rgb = "rgb"
+    bgr = "bgr"
 
 
 def import_weights(
-    source: Annotated[
-        Path, typer.Argument(help="what to read; for bundle the folder NAME/VERSION")
-    ],
     origin: Annotated[Origin, typer.Option("--from", help="what wrote it")],
     config: Annotated[Path, typer.Option(help="YAML file of the run that will start from it")],
     out: Annotated[Path, typer.Option(help="the .safetensors file to write")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="the file, or a bundle's folder NAME/VERSION; without it torchvision downloads"
+        ),
+    ] = None,
     only: Annotated[
         str, typer.Option(help="modules to take, such as backbone,neck [default: all]")
     ] = "",
     each: Annotated[bool, typer.Option(help="name every tensor that was taken")] = False,
+    channels: Annotated[
+        Channels | None, typer.Option(help="mmdet: order of its pixels, if the file does not say")
+    ] = None,
+    renames: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="mmdet: MODULE=OURS, such as bbox_head.atss_iou=head.quality"),
+    ] = None,
 ) -> None:
-    """Read another file's weights into a file that the configuration's `init` starts from.
+    """Read another program's weights into a file that the configuration's `init` starts from.
 
     Prints what was mapped, what stays at its start value and what was left over.
     """
     from clq_train.config import load_config
     from clq_train.detector import ClqDetector
     from clq_train.import_bundle import read_bundle
+    from clq_train.import_mmdet import read_mmdet
     from clq_train.import_report import fit_to
+    from clq_train.import_torchvision import read_torchvision
 
+    if source is None and origin is not Origin.torchvision:
+        raise ConfigError(f"--from {origin} needs the file or folder to read")
+    if origin is not Origin.mmdet and (channels or renames):
+        raise ConfigError("--channels and --map are for --from mmdet")
     settings = load_config(config, [])
     model = ClqDetector(settings.model, len(settings.data.classes))
-    foreign = read_bundle(source, model)
+    if origin is Origin.torchvision:
+        foreign = read_torchvision(source, model)
+    elif origin is Origin.bundle:
+        foreign = read_bundle(source, model)
+    else:
+        foreign = read_mmdet(source, settings.model.head, channels, _pairs(renames or []))
     parts = [part for part in only.split(",") if part]
     imported = fit_to(model, settings.data.classes, foreign, parts)
     imported.write(out)
     for line in imported.lines(each):
         typer.echo(line)
     typer.echo(f"start from it: init={out}")
+
+
+def _pairs(renames: list[str]) -> dict[str, str]:
+    found = {}
+    for text in renames:
+        theirs, equals, ours = text.partition("=")
+        if not (theirs and equals and ours):
+            raise ConfigError(f"--map {text!r}: expected MODULE=OURS")
+        found[theirs] = ours
+    return found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError, ConfigError
-from clq_train.init_weights import misfit, module, started
+from clq_train.init_weights import COUNTER, misfit, module, started
 
 CLASS_LAYER = ("head.cls.weight", "head.cls.bias")
 
@@ -22,11 +22,13 @@ class Foreign(NamedTuple):
     mapped   detector's name -> the name there, and the tensor
     left     name there -> why it has no place in the detector
     classes  class names in label order, None where the file does not say
+    notes    what a user should know of the file
     """
 
     mapped: dict[str, tuple[str, Tensor]]
     left: dict[str, str]
     classes: list[str] | None
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,14 @@ class Imported:
     tensors  detector's name -> tensor, of the detector's shape
     sources  detector's name -> name there
     left     name there -> why it was not taken
+    notes    what a user should know of the file
     """
 
     own: list[str]
     tensors: dict[str, Tensor]
     sources: dict[str, str]
     left: dict[str, str]
+    notes: list[str]
 
     def write(self, path: Path) -> None:
         """Writes the tensors as .safetensors, beside first.  Raises CheckpointError."""
@@ -57,6 +61,7 @@ class Imported:
 
     def lines(self, each: bool) -> Iterator[str]:
         """The report; `each` names every tensor that was taken, not only their modules."""
+        yield from self.notes
         yield f"mapped: {len(self.tensors)} of the detector's {len(self.own)} tensors"
         if each:
             yield from (f"  {name} <- {self.sources[name]}" for name in self.tensors)
@@ -90,7 +95,11 @@ def fit_to(
     tensors, sources, left = {}, {}, dict(foreign.left)
     for name, (source, value) in foreign.mapped.items():
         problem = None
-        if name in CLASS_LAYER and foreign.classes is not None:
+        if (
+            name in CLASS_LAYER
+            and foreign.classes is not None
+            and len(value) == len(foreign.classes)
+        ):
             if set(classes) <= set(foreign.classes):
                 value = value[[foreign.classes.index(c) for c in classes]]
             else:
@@ -107,7 +116,7 @@ def fit_to(
         raise CheckpointError(
             "no tensor fits the detector:\n" + "\n".join(f"  {line}" for line in _by_reason(left))
         )
-    return Imported(list(own), tensors, sources, left)
+    return Imported(list(own), tensors, sources, left, foreign.notes)
 
 
 def _inside(name: str, part: str) -> bool:
@@ -122,15 +131,17 @@ def _by_module(sources: dict[str, str]) -> Iterator[str]:
     for part, names in parts.items():
         count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
         columns = zip(*(name.split(".") for name in names), strict=False)
-        shared = [column[0] for column in columns if len(set(column)) == 1]
-        yield f"{part}: {count} from {'.'.join(shared)}"
+        shared = ".".join(column[0] for column in columns if len(set(column)) == 1)
+        several = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+        yield f"{part}: {count} from {shared or several}"
 
 
 def _by_reason(left: dict[str, str]) -> list[str]:
     """`NAME: reason`, and where a module's tensors share a reason one line for them."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in left.items():
-        groups.setdefault((".".join(name.split(".")[:3]), reason), []).append(name)
+        part = f"*{COUNTER}" if name.endswith(COUNTER) else ".".join(name.split(".")[:3])
+        groups.setdefault((part, reason), []).append(name)
     return [
         f"{names[0]}: {reason}" if len(names) == 1 else f"{part}: {len(names)} tensors: {reason}"
         for (part, reason), names in groups.items()
