@@ -47,7 +47,8 @@ def test_overrides_replace_values_and_are_validated(file):
         ("model.candidates=1000", "candidates 1000 exceeds levels x candidates_per_level 200"),
         ("data.merge={green: yellow}", "'yellow', which is not in classes"),
         ("data.drop=[red]", "'red' is in classes"),
-        ("model.backbone.frozen_norm=true", "are for torchvision's, not for regnet_nano"),
+        ("model.backbone.weights=a.pth", "weights: give the top-level key init"),
+        ("model.backbone.frozen_norm=true", "is for torchvision's backbones, not for regnet_nano"),
         ("model.head.centerness=true", "centerness takes the place of lqe"),
         ("steps", "expected key.path=value"),
         ("name.first=a", "'name' is a value, not a section"),
@@ -85,3 +86,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_configuration_is_frozen(file):
     with pytest.raises(ValueError, match="frozen"):
         load_config(file, []).name = "other"
+
+
+def test_a_checkpoint_of_before_init_still_reads(file):
+    assert load_config(file, ["model.backbone.weights=null"]) == load_config(file, [])

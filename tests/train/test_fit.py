@@ -10,7 +10,6 @@ from torch import nn
 
 from clq_train.average import Average
 from clq_train.backbone import build_backbone
-from clq_train.backbone_weights import load_backbone
 from clq_train.checkpoint import list_checkpoints, load_model, load_state, save_checkpoint
 from clq_train.clq import Objects
 from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
@@ -233,28 +232,6 @@ def test_frozen_stages_keep_their_weights_and_statistics(tree):
         if not torch.equal(value, before[name])
     }
     assert changed == {"2", "3", "4"}
-
-
-def test_torchvisions_resnet_weights_load_and_wrong_ones_are_named(tree, tmp_path):
-    from torchvision.models import resnet50
-
-    source = resnet50(weights=None)
-    file = tmp_path / "resnet50.pth"
-    torch.save(source.state_dict(), file)
-    tree["model"]["backbone"] = {"name": "resnet50", "weights": str(file), "frozen_norm": True}
-    config = config_of(tree)
-    model = ClqDetector(config.model, 2)
-    load_backbone(model, config.model.backbone)
-    torch.testing.assert_close(
-        model.backbone.stages[4][2].conv3.weight, source.layer4[2].conv3.weight
-    )
-    torch.testing.assert_close(model.backbone.stages[0][1].running_mean, source.bn1.running_mean)
-
-    torch.save({"conv1.weight": torch.zeros(1)}, file)
-    with pytest.raises(CheckpointError, match=r"resnet50\.pth: no tensor for"):
-        load_backbone(model, config.model.backbone)
-    with pytest.raises(CheckpointError, match=r"gone\.pth: No such file"):
-        load_backbone(model, BackboneConfig(name="resnet50", weights=tmp_path / "gone.pth"))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "regnet_nano"])

@@ -114,18 +114,25 @@ class AugmentConfig(Section):
 
 class BackboneConfig(Section):
     name: Literal["resnet50", "resnet101", "resnext101_64x4d", "regnet_x_400mf", "regnet_nano"]
-    weights: Path | None = Field(
-        default=None, description="state dict of torchvision's backbone, .pth or .safetensors"
-    )
     frozen_stages: int = Field(
         default=0, ge=0, le=4, description="2: the stem and stage 1 stay as they are"
     )
     frozen_norm: bool = Field(default=False, description="batch-norm statistics and factors stay")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _before_init(cls, tree: Any) -> Any:
+        """Checkpoints of before the key `init` say `weights: null`."""
+        if isinstance(tree, dict) and "weights" in tree:
+            if tree["weights"] is not None:
+                raise ValueError("weights: give the top-level key init, see docs/weights.md")
+            return {key: value for key, value in tree.items() if key != "weights"}
+        return tree
+
     @model_validator(mode="after")
     def _pretrained_only(self) -> Self:
-        if self.name == "regnet_nano" and (self.frozen_norm or self.weights is not None):
-            raise ValueError(f"weights and frozen_norm are for torchvision's, not for {self.name}")
+        if self.name == "regnet_nano" and self.frozen_norm:
+            raise ValueError(f"frozen_norm is for torchvision's backbones, not for {self.name}")
         return self
 
 

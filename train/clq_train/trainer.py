@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from clq_train.average import Average
-from clq_train.backbone_weights import load_backbone
 from clq_train.clq import Objects
 from clq_train.config import Config
 from clq_train.detector import ClqDetector
@@ -28,7 +27,6 @@ class Trainer:
         self.config, self.schedule = config, config.schedule
         self.device = open_device(config.run.device)
         model = ClqDetector(config.model, len(config.data.classes))
-        load_backbone(model, config.model.backbone)
         load_init(model, None if resumed else config.init)
         # Channels last: 10 % faster on the CPU in bfloat16, the tensor cores' own layout on a GPU.
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
