@@ -15,6 +15,8 @@ from clq_train.assess import Assessor
 from clq_train.coco import load_split
 from clq_train.config import parse_config
 from clq_train.evaluate import detect_all, evaluate
+from clq_train.report.page import report_page
+from clq_train.report.table import table_lines
 from clq_train.thresholds import best_operating, operating_points
 from clq_train.truth import ground_truth, group_images
 
@@ -154,6 +156,45 @@ def test_detections_alone_have_coco_metrics_and_nothing_on_candidates(config):
     assert part.best == whole.best
     assert (part.by_class, part.localisation, part.rows) == (None, None, None)
     assert part.to_dict()["localisation"] is None
+
+
+class Blind(Scattered):
+    """Without a quality branch."""
+
+    def run(self, batch):
+        found = super().run(batch)
+        return found._replace(qualities=found.qualities * 0 + 1, scores=found.cls_scores)
+
+
+def test_a_model_without_quality_ranks_by_its_class_score_and_is_told_so(config):
+    truth = ground_truth(config.data, "val")
+    records = load_split(config.data, "val")
+    assessor = Assessor(truth, config.data.classes, {}, OPTIONS.iou)
+    for record, found in detect_all(Blind(records), config.input_rule, records, OPTIONS, False):
+        assessor.add(record.image_id, found)
+    found = assessor.result()
+    assert found.by_class == found.evaluation
+    assert found.localisation.nms == found.localisation.nms_by_class
+    assert not found.localisation.has_quality
+    assert "gives every box the same quality" in report_page(found, ["blind"], None, [])
+    assert "calibration error" not in "\n".join(table_lines(found, None))
+    seeing = assess(config)
+    assert seeing.localisation.has_quality
+    assert "gives every box the same quality" not in report_page(seeing, ["seeing"], None, [])
+
+
+def test_an_image_set_in_which_nothing_is_found_has_a_report_too(config):
+    truth = ground_truth(config.data, "val")
+    records = load_split(config.data, "val")
+    nothing = DetectOptions(score=0.999, iou=0.6, max=20)
+    assessor = Assessor(truth, config.data.classes, {}, OPTIONS.iou)
+    for record, found in detect_all(Scattered(records), config.input_rule, records, nothing, False):
+        assessor.add(record.image_id, found)
+    found = assessor.result()
+    assert (found.evaluation.ap, found.localisation.nms.share) == (0.0, None)
+    assert "nan" not in json.dumps(found.to_dict()).lower()
+    assert "<h1>none" in report_page(found, ["none"], None, [])
+    assert table_lines(found, None)
 
 
 def test_operating_points_are_those_of_a_plain_count():

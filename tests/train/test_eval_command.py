@@ -326,10 +326,13 @@ def test_what_is_for_a_model_is_refused_with_a_results_file(clq_train, shapes_fo
     assert "--score, --iou, --max and --device are for a model" in err
 
 
-def test_what_is_neither_bundle_nor_checkpoint_nor_file_is_told(clq_train, tmp_path):
+def test_what_is_neither_bundle_nor_checkpoint_nor_file_is_told(clq_train, checkpoint, tmp_path):
     code, _, err = clq_train("eval", tmp_path, "--data", tmp_path)
     assert code == 1
     assert "neither a bundle (it has no manifest.json) nor a checkpoint (no config.yaml)" in err
+    code, _, err = clq_train("eval", checkpoint.parent)
+    assert code == 1
+    assert f"; its checkpoints: {checkpoint}" in err
     code, _, err = clq_train("eval", tmp_path / "nowhere", "--data", tmp_path)
     assert code == 1
     assert "nowhere: there is no such file or folder" in err

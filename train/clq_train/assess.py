@@ -58,6 +58,7 @@ class Localisation:
     reliability     quality against true IoU, of the detections that are on an object
     nms             of the ranking score, which is what is served
     nms_by_class    if it went through the same candidates by their class score
+    has_quality     whether quality differs between boxes: not without a branch for it
     """
 
     after_nms: Population
@@ -65,6 +66,7 @@ class Localisation:
     reliability: Reliability
     nms: Suppression
     nms_by_class: Suppression
+    has_quality: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,4 +243,5 @@ class Assessor:
             reliability=reliability(after.on_object()),
             nms=nms,
             nms_by_class=nms_by_class,
+            has_quality=not before.qualities.size or bool(np.ptp(before.qualities) > 0),
         )

@@ -14,7 +14,7 @@ from clq_serve.engine import OnnxEngine
 from clq_serve.golden import compare_golden, read_golden
 from clq_serve.preprocess import InputRule
 from clq_serve.tensorrt_engine import PlanEngine, open_plan
-from clq_train.checkpoint import CONFIG, load_model
+from clq_train.checkpoint import CONFIG, list_checkpoints, load_model
 from clq_train.config import EvalConfig
 from clq_train.errors import ConfigError
 from clq_train.evaluate import TorchEngine
@@ -60,8 +60,10 @@ def open_target(target: Path, device: str | None = None) -> Target:
     if not target.exists():
         raise ConfigError(f"{target}: there is no such file or folder")
     if not (target / CONFIG).is_file():
+        inside = [str(path) for path in list_checkpoints(target)]
         raise ConfigError(
             f"{target}: neither a bundle (it has no {MANIFEST_FILE}) nor a checkpoint (no {CONFIG})"
+            + (f"; its checkpoints: {', '.join(inside)}" if inside else "")
         )
     model, config = load_model(target)
     engine = TorchEngine(model, device or config.run.device)

@@ -4,19 +4,12 @@ import importlib.resources
 from collections.abc import Sequence
 from html import escape
 
-from clq_train.assess import Assessment, Localisation
-from clq_train.localisation import WORSE_BY_IOU, Rows
-from clq_train.measure import IOU_THRESHOLDS, Evaluation
-from clq_train.report.charts import (
-    Bar,
-    Series,
-    bars,
-    difference_chart,
-    heat_map,
-    line_chart,
-    reliability_chart,
-)
-from clq_train.report.table import coefficient, percent
+from clq_train.assess import Assessment
+from clq_train.measure import Evaluation
+from clq_train.report.charts import Bar, Series, bars, line_chart
+from clq_train.report.html import card, cards
+from clq_train.report.knowledge import knowledge_section
+from clq_train.report.table import percent
 
 
 def report_page(
@@ -31,7 +24,7 @@ def report_page(
     sections = [_headline(found)]
     if found.localisation is not None and found.by_class is not None and found.rows is not None:
         sections.append(
-            _knowledge(found.localisation, found.evaluation, found.by_class, found.rows)
+            knowledge_section(found.localisation, found.evaluation, found.by_class, found.rows)
         )
     sections += [_classes(found.evaluation), _sizes_and_groups(found.evaluation, by)]
     sections.append(_curves(found))
@@ -56,7 +49,7 @@ def _headline(found: Assessment) -> str:
         ("AP", percent(all_.ap), "mean over IoU 0.50 to 0.95"),
         ("AP50", percent(all_.ap50), "boxes about right"),
         ("AP75", percent(all_.ap75), "boxes that fit"),
-        ("AR 100", percent(all_.ar_100), "objects found, whatever their score"),
+        ("AR 100", percent(all_.ar_100), "recall, mean over IoU 0.50 to 0.95"),
         (
             "best F1",
             percent(best.f1),
@@ -64,110 +57,7 @@ def _headline(found: Assessment) -> str:
             f"{percent(best.recall)}, at IoU 0.5",
         ),
     ]
-    return _cards(figures)
-
-
-def _knowledge(of: Localisation, ranking: Evaluation, by_class: Evaluation, rows: Rows) -> str:
-    """What this detector is about: whether its scores know how well a box sits."""
-    on = of.after_nms.on_object
-    spearman = (on.ranking_score.spearman, on.cls_score.spearman)
-    error, bias = of.reliability.calibration_error, of.reliability.bias
-    figures = [
-        (
-            "correlation with the true IoU",
-            coefficient(spearman[0]),
-            f"Spearman, ranking score; class score alone {coefficient(spearman[1])}",
-        ),
-        (
-            "AP75 by ranking score",
-            percent(ranking.ap75),
-            f"by class score alone {percent(by_class.ap75)}, same candidates",
-        ),
-        (
-            "suppression kept a worse box",
-            f"{percent(_known(of.nms.share))} %",
-            f"of {of.nms.objects:,} objects; by class score alone "
-            f"{percent(_known(of.nms_by_class.share))} %",
-        ),
-        (
-            "calibration error of the quality",
-            coefficient(error),
-            ""
-            if bias is None
-            else f"{abs(bias):.3f} too {'high' if bias > 0 else 'low'} on average",
-        ),
-    ]
-    differences = [
-        100 * (a - b) for a, b in zip(ranking.ap_by_iou, by_class.ap_by_iou, strict=True)
-    ]
-    table = _correlations(of)
-    shown = rows.on_object()
-    maps = "".join(
-        _card(
-            name,
-            heat_map(f"{name} against true IoU", (name, "true IoU"), values, shown.true_ious),
-            f"Detections on an object; the stronger the colour, the more. Pearson "
-            f"{coefficient(of_score.pearson)}, Spearman {coefficient(of_score.spearman)}.",
-        )
-        for name, values, of_score in (
-            ("class score", shown.cls_scores, on.cls_score),
-            ("quality", shown.qualities, on.quality),
-            ("ranking score", shown.scores, on.ranking_score),
-        )
-    )
-    return (
-        "<section><h2>Does the score know how well a box sits?</h2>"
-        "<p class=soft>The ranking score is the class score times a power of the quality, which is "
-        "the IoU that the model predicts for its box. The true IoU is the highest with an object "
-        "of the same class.</p>"
-        f"{_cards(figures)}<div class=grid>"
-        + _card(
-            "Quality against true IoU",
-            reliability_chart("reliability of the predicted IoU", of.reliability.bins),
-            f"{of.reliability.boxes:,} detections on an object, in ten bins. On the dashed line "
-            "the quality would be right on average.",
-        )
-        + _card(
-            "What ranking by quality gains",
-            difference_chart(
-                "AP by ranking score minus AP by class score, at each IoU threshold",
-                [f"{iou:.2f}" for iou in IOU_THRESHOLDS],
-                differences,
-            ),
-            "Points of AP by ranking score above AP by class score alone, on the same candidates, "
-            "at each IoU that a match needs.",
-        )
-        + f"</div><div class=grid>{maps}</div>"
-        + _card("Correlation with the true IoU: Pearson, and Spearman below", table, _definitions())
-        + "</section>"
-    )
-
-
-def _correlations(of: Localisation) -> str:
-    populations = [
-        ("detections", of.after_nms.all),
-        ("detections on an object", of.after_nms.on_object),
-        ("candidates", of.before_nms.all),
-        ("candidates on an object", of.before_nms.on_object),
-    ]
-    rows = []
-    for name, one in populations:
-        cells = "".join(
-            f"<td>{coefficient(c.pearson)}<small>{coefficient(c.spearman)}</small></td>"
-            for c in (one.cls_score, one.quality, one.ranking_score)
-        )
-        rows.append(f"<tr><th>{name}<small>{one.boxes:,}</small></th>{cells}</tr>")
-    head = "<tr><th></th><th>class score</th><th>quality</th><th>ranking score</th></tr>"
-    return f"<table class=pairs>{head}{''.join(rows)}</table>"
-
-
-def _definitions() -> str:
-    return (
-        "Candidates are all boxes above the score threshold, detections those that the suppression "
-        "leaves. A box is on an object from a true IoU of 0.1 on. The suppression kept a worse box "
-        "where an object's best candidate (IoU of 0.5 or more) went for one whose IoU is more than "
-        f"{WORSE_BY_IOU:g} lower."
-    )
+    return cards(figures)
 
 
 def _classes(of: Evaluation) -> str:
@@ -191,7 +81,7 @@ def _sizes_and_groups(of: Evaluation, by: str | None) -> str:
             ("large", f"{of.objects_large:,} objects", of.ap_large, of.ar_large),
         )
     ]
-    cards = _card(
+    cards = card(
         "By size of the object",
         bars(sizes),
         "AP, and fainter AR 100. Small is under 32 x 32 px, large from 96 x 96 px on.",
@@ -204,12 +94,12 @@ def _sizes_and_groups(of: Evaluation, by: str | None) -> str:
             ("100 boxes", of.ar_100),
         )
     ]
-    cards += _card(
+    cards += card(
         "Average recall", bars(recalls), "By how many detections an image may have of a class."
     )
     if of.per_group:
         groups = [Bar(name, ap, percent(ap)) for name, ap in of.per_group.items()]
-        cards += _card(f"By {escape(by or 'group')}", bars(groups), "AP.")
+        cards += card(f"By {escape(by or 'group')}", bars(groups), "AP.")
     return f"<section><h2>By size and number</h2><div class=grid>{cards}</div></section>"
 
 
@@ -229,12 +119,12 @@ def _curves(of: Assessment) -> str:
     ]
     return (
         "<section><h2>Precision and recall</h2><div class=grid>"
-        + _card(
+        + card(
             "Precision at each recall",
             line_chart("precision against recall", ("recall", "precision"), curves),
             "Mean of the classes, by the IoU that a match needs.",
         )
-        + _card(
+        + card(
             "What a score threshold gives",
             line_chart("figures by score threshold", ("score threshold", ""), chosen),
             f"All classes together, at IoU 0.5. F1 is highest at {of.best.score:.2f}, where "
@@ -262,19 +152,3 @@ def _pictures(of: Assessment, pictures: Sequence[str]) -> str:
         "image to enlarge it.</p>"
         f"<div class=choose>{choices}</div><div class=pictures>{''.join(pictures)}</div></section>"
     )
-
-
-def _cards(figures: Sequence[tuple[str, str, str]]) -> str:
-    cells = "".join(
-        f"<div><span class=soft>{name}</span><b>{value}</b><small>{note}</small></div>"
-        for name, value, note in figures
-    )
-    return f"<div class=figures>{cells}</div>"
-
-
-def _card(title: str, content: str, note: str) -> str:
-    return f"<div class=card><h3>{title}</h3>{content}<p>{note}</p></div>"
-
-
-def _known(share: float | None) -> float:
-    return -1.0 if share is None else share

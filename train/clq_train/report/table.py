@@ -85,10 +85,10 @@ def _localisation_lines(of: Localisation) -> list[str]:
     ):
         rows.append([f"  {name}", *(_both(found, field) for found in populations.values())])
     lines = columns([head, *rows])
-    if of.reliability.calibration_error is not None and of.reliability.bias is not None:
+    if of.has_quality and of.reliability.calibration_error is not None:
         lines.append(
             f"quality of detections on an object: calibration error "
-            f"{of.reliability.calibration_error:.3f}, bias {of.reliability.bias:+.3f}"
+            f"{of.reliability.calibration_error:.3f}, bias {of.reliability.bias or 0:+.3f}"
         )
     if of.nms.share is not None and of.nms_by_class.share is not None:
         lines.append(
