@@ -1,0 +1,96 @@
+"""MMDetection's ATSS, imported, is the same network, assignment and losses.
+
+mmdet, mmcv-lite and mmengine go into a folder of their own, not into the environment of the tests;
+benchmarks/mmdet_atss.py runs them there.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clq_train.clq import Objects, Predictions, anchors_for, atss_assign, criterion
+from clq_train.config import load_config
+from clq_train.detector import ClqDetector
+from clq_train.import_mmdet import read_mmdet
+from clq_train.import_report import fit_to
+
+ROOT = Path(__file__).parents[2]
+CONFIG = load_config(ROOT / "train/configs/atss_r50_1x.yaml", [])
+
+pytestmark = pytest.mark.slow
+
+
+def mmdet(*arguments, timeout_s):
+    command = [sys.executable, str(ROOT / "benchmarks/mmdet_atss.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, request) -> Path:
+    """checkpoint.pth and reference.npz of a randomly initialised ATSS-R50 of MMDetection."""
+    packages = Path(request.config.cache.mkdir("mmdet")) / "packages"
+    if not packages.is_dir():
+        installed = mmdet("install", packages, timeout_s=180)
+        if installed.returncode:
+            pytest.skip(f"mmdet can't be installed: {installed.stderr.strip().splitlines()[-1]}")
+    out = tmp_path_factory.mktemp("mmdet")
+    made = mmdet("reference", packages, out, timeout_s=180)
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    with np.load(folder / "reference.npz") as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+
+def test_the_imported_network_gives_the_same_logits_deltas_and_centerness(folder, reference):
+    foreign = read_mmdet(folder / "checkpoint.pth", CONFIG.model.head, None, {})
+    assert foreign.notes == ["its pixels are RGB"]
+    assert foreign.classes == CONFIG.data.classes
+    model = ClqDetector(CONFIG.model, 80).eval()
+    imported = fit_to(model, CONFIG.data.classes, foreign, [])
+    assert set(imported.tensors) == set(model.state_dict())
+    assert all(name.endswith("num_batches_tracked") for name in imported.left)
+    model.load_state_dict(imported.tensors)
+    with torch.inference_mode():
+        found, _ = model(reference["images"])
+    for name in Predictions._fields:
+        expected = reference[name].squeeze(-1) if name == "quality" else reference[name]
+        assert expected.std() > 0.1, "a network that says the same everywhere proves little"
+        torch.testing.assert_close(getattr(found, name), expected, rtol=0, atol=1e-4)
+
+
+def test_the_losses_of_the_same_predictions_are_the_same(reference):
+    cls, deltas, quality = (reference[name] for name in Predictions._fields)
+    anchors = anchors_at(128, 256)
+    objects = [Objects(reference[f"boxes_{i}"], reference[f"labels_{i}"]) for i in range(2)]
+    predictions = Predictions(cls, deltas, quality.squeeze(-1))
+    losses = criterion(predictions, anchors, objects, CONFIG.model.head)
+    pairs = {"cls": "loss_cls", "reg": "loss_bbox", "centerness": "loss_centerness"}
+    for ours, theirs in pairs.items():
+        torch.testing.assert_close(
+            losses[ours].double(), reference[theirs].double(), rtol=0, atol=1e-5
+        )
+
+
+def test_300_random_cases_are_assigned_as_mmdetection_does(reference):
+    positives = 0
+    for case in range(300):
+        height, width = reference[f"case_{case}_size"].tolist()
+        found = atss_assign(anchors_at(height, width), reference[f"case_{case}_boxes"])
+        expected = reference[f"case_{case}_match"]
+        assert torch.equal(found, expected), f"case {case}: {(found != expected).sum()} anchors"
+        positives += int((expected >= 0).sum())
+    assert positives > 5_000
+
+
+def anchors_at(height, width):
+    strides = CONFIG.model.strides
+    sizes = [(height // stride, width // stride) for stride in strides]
+    return anchors_for(sizes, strides, CONFIG.model.head.anchor_scale, torch.device("cpu"))
