@@ -99,6 +99,10 @@ BREAKS = {
         lambda t: t["annotations"][2].update(bbox=[10, 10, 0, 20]),
         "annotation 3: bbox [10, 10, 0, 20] has no area",
     ),
+    "at the edge": (
+        lambda t: t["annotations"][2].update(bbox=[-0.9, 10, 0.5, 20]),
+        "annotation 3: bbox [-0.9, 10, 0.5, 20] has no area inside image 1",
+    ),
     "not numbers": (
         lambda t: t["annotations"][2].update(bbox=[10, None, 5, 20]),
         "annotation 3: bbox [10, None, 5, 20] is not four finite numbers",
@@ -116,7 +120,9 @@ def test_a_broken_entry_is_named_with_file_id_and_value(shapes, name):
     assert message in str(error.value)
 
 
-values = st.sampled_from([None, True, -1, 0, 3, 1.5, 10**400, math.nan, "", "0.png", [], [1], {}])
+values = st.sampled_from(
+    [None, True, -1, -0.5, 0, 3, 1e-9, 1.5, 10**400, math.nan, "", "0.png", [], [1], {}]
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,7 +149,7 @@ def test_no_value_in_any_place_ends_in_anything_but_records_or_a_list_of_faults(
     found = read_split(config, "train")
     records, problems = records_of(found), found.mismatches + found.broken
     for record in records:
-        assert (record.boxes[:, 2:] >= record.boxes[:, :2]).all()
+        assert (record.boxes[:, 2:] > record.boxes[:, :2]).all()
         assert record.boxes.min(initial=0) >= 0
         assert record.boxes[:, 2].max(initial=0) <= record.width
     if problems:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clq_serve.errors import ClqServeError
+from clq_train.commands_data import data
 from clq_train.errors import ClqTrainError
 from clq_train.eval_command import eval_
 from clq_train.import_command import import_weights
@@ -41,6 +42,7 @@ def fit(
     typer.echo(f"checkpoint {last}")
 
 
+app.add_typer(data, name="data")
 app.command("eval")(eval_)
 app.command("import")(import_weights)
 

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 # COCO's own files round coordinates: a box may reach this far over the image's edge and is clipped.
 TOLERANCE_PX = 1.0
 LARGEST = float(np.finfo(np.float32).max)
+THINNEST_PX = 0.01  # what float32 can tell from nothing in the largest image
 SHOWN = 20
 
 
@@ -255,6 +256,10 @@ def _annotation_problem(
     if over > TOLERANCE_PX:
         size = f"{image['width']} x {image['height']}"
         return f"bbox {box} reaches {over:g} px outside image {image_id} of {size}"
+    across = min(x + width, image["width"]) - max(x, 0)
+    down = min(y + height, image["height"]) - max(y, 0)
+    if min(across, down) < THINNEST_PX:
+        return f"bbox {box} has no area inside image {image_id}"
     return None
 
 
