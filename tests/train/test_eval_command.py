@@ -77,8 +77,13 @@ def test_a_folder_of_cocos_layout_needs_the_split_only(clq_train, bundle_folder,
 def test_a_checkpoint_and_its_bundle_measure_the_same(
     clq_train, checkpoint, bundle_folder, shapes_folder
 ):
-    ways = [(checkpoint,), (bundle_folder, "--annotations", shapes_folder / "annotations.json")]
-    torch, onnx = (json.loads(clq_train("eval", *way, "--json", *LOW)[1]) for way in ways)
+    ways = [
+        (checkpoint,),
+        (bundle_folder, "--annotations", shapes_folder / "annotations.json"),
+        (bundle_folder, "--config", checkpoint / "config.yaml", f"data.root={shapes_folder}"),
+    ]
+    torch, onnx, named = (json.loads(clq_train("eval", *way, "--json", *LOW)[1]) for way in ways)
+    assert named == onnx
     assert torch["runtime"].startswith("torch ")
     assert onnx["runtime"].startswith("float32, sha256:")
     assert torch["alpha"] == onnx["alpha"] == 0.3
