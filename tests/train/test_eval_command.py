@@ -379,6 +379,30 @@ def test_a_class_without_a_category_is_not_measured_and_told(clq_train, bundle_f
     assert found["absent"] == ["red"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": ["red"]}, "no category is a class"),
+        ({"categories": [{"id": 3, "name": "red"}, 7]}, "category 7: expected a number `id`"),
+        ({"categories": [{"id": 3, "name": "red"}] * 2}, "category id 3 stands twice"),
+        ({"images": []}, "images: no entry has a file_name"),
+        ({"images": ["0.png"]}, "images: no entry has a file_name"),
+        ({"annotations": None}, "annotations: a COCO file has a list of this name"),
+    ],
+)
+def test_a_broken_annotation_file_is_told(clq_train, shapes_folder, tmp_path, change, message):
+    tree = json.loads((shapes_folder / "annotations.json").read_text()) | change
+    (tmp_path / "val.json").write_text(json.dumps(tree))
+    (tmp_path / "found.json").write_text("[]")
+    images = () if "images" in change else ("--images", shapes_folder / "images")
+    code, _, err = clq_train(
+        "eval", tmp_path / "found.json", "--data", tmp_path / "val.json", *images
+    )
+    assert code == 1
+    assert err.startswith("clq-train: ")
+    assert message in err
+
+
 def test_nothing_in_common_is_an_error(data):
     with pytest.raises(ConfigError, match="no category is a class; the model's classes: cat"):
         eval_data(data, None, "val", ["cat"], Categories({}, drop_rest=True))

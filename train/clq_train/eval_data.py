@@ -66,7 +66,7 @@ def eval_data(
     """
     annotations = _annotations_in(data, split) if data.is_dir() else data
     tree = read_annotations(annotations)
-    names = [str(category.get("name")) for category in tree["categories"]]
+    names = _texts(tree["categories"], "name")
     if classes is None:
         classes = [n for n in names if n not in rules.merge and n not in rules.drop]
     _check_rules(annotations, names, classes, rules)
@@ -144,9 +144,10 @@ def _images_of(annotations: Path, tree: dict[str, list], images: Path | None, sp
         if not images.is_dir():
             raise DataError(f"--images: {images}: there is no such folder")
         return images
-    if not tree["images"]:
-        raise DataError(f"{annotations}: images: the list is empty")
-    parent, name = annotations.parent, str(tree["images"][0].get("file_name"))
+    files = _texts(tree["images"], "file_name")
+    if not files:
+        raise DataError(f"{annotations}: images: no entry has a file_name")
+    parent, name = annotations.parent, files[0]
     own_name = annotations.stem.rpartition("_")[2]  # of instances_val2017.json: val2017
     inside = ("", "images", own_name, f"images/{own_name}", split, f"images/{split}")
     tried = [above / folder for above in (parent, parent.parent) for folder in inside]
@@ -162,3 +163,9 @@ def _images_of(annotations: Path, tree: dict[str, list], images: Path | None, sp
 
 def _there_are(classes: Sequence[str]) -> str:
     return f"the model's classes: {', '.join(classes)}"
+
+
+def _texts(entries: Sequence[object], key: str) -> list[str]:
+    """The different texts under a key; entries without one are told when the split is read."""
+    values = [entry.get(key) for entry in entries if isinstance(entry, dict)]
+    return list(dict.fromkeys(value for value in values if isinstance(value, str)))
