@@ -49,22 +49,41 @@ def annotate(pixels: Pixels, found: Detections, names: Sequence[str], media_type
 
 def draw_detections(image: Image.Image, found: Detections, names: Sequence[str]) -> None:
     """Draws boxes and "label score" into `image` (RGB); the best on top, their captions first."""
+    labels: list[int] = found.labels.tolist()
+    scores = zip(labels, found.scores.tolist(), strict=True)
+    captions = [f"{names[label]} {score:.2f}" for label, score in scores]
+    draw_boxes(image, found.boxes.tolist(), labels, captions)
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes_px: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    captions: Sequence[str],
+    text_px: int | None = None,
+) -> None:
+    """Draws boxes with their captions into `image` (RGB), in the colours of the labels.
+
+    The first lie on top and place their captions first; an empty caption is not drawn.
+    text_px  size of the captions; None takes it from the size of the image
+    """
     draw = ImageDraw.Draw(image)
     shorter_px = min(image.size)
     line_px = max(2, round(shorter_px / 400))
-    font = ImageFont.load_default(size=min(max(12, round(shorter_px / 65)), 36))
+    font = ImageFont.load_default(size=text_px or min(max(12, round(shorter_px / 65)), 36))
     assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
-    labels: list[int] = found.labels.tolist()
-    boxes = [_pixels_of(box, image.size) for box in found.boxes.tolist()]
+    boxes = [_pixels_of(box, image.size) for box in boxes_px]
     for box, label in zip(reversed(boxes), reversed(labels), strict=True):
         draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), None, colour_of(label), line_px)
-    captions, places = [], list[Rect]()
-    for box, label, score in zip(boxes, labels, found.scores.tolist(), strict=True):
-        caption = _fitting(f"{names[label]} {score:.2f}", font, image.width)
-        captions.append(caption)
-        places.append(_place(box, _caption_px(caption, font), image.size, places))
+    placed: list[tuple[str, Rect, int]] = []
+    for box, label, caption in zip(boxes, labels, captions, strict=True):
+        if caption:
+            fitting = _fitting(caption, font, image.width)
+            taken = [place for _, place, _ in placed]
+            place = _place(box, _caption_px(fitting, font), image.size, taken)
+            placed.append((fitting, place, label))
     margin_px = _margin_px(font)
-    for caption, place, label in reversed(list(zip(captions, places, labels, strict=True))):
+    for caption, place, label in reversed(placed):
         colour = colour_of(label)
         draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
         corner = (place[0] + margin_px, place[1] + margin_px)

@@ -58,3 +58,23 @@ def stats(
     typer.echo("\n".join(stats_lines(found, advice)))
     if out is not None:
         typer.echo(f"\n{out / 'stats.png'}\n{out / 'stats.json'}")
+
+
+@data.command()
+def show(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="folder that gets a PNG a sample, and sheet.png")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, max=200, help="samples to draw")] = 30,
+    start: Annotated[int, typer.Option(min=0, help="position of the first in the run")] = 0,
+) -> None:
+    """Draw samples exactly as training will see them, with their boxes and labels.
+
+    The sample at a position of a run is always the same. Step 1 has positions 0 to batch - 1.
+    """
+    from clq_train.config import load_config
+    from clq_train.data_show import show_samples
+
+    for line in show_samples(load_config(config, overrides or []), out, start, count):
+        typer.echo(line)
+    typer.echo(out / "sheet.png")

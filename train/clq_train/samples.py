@@ -31,14 +31,17 @@ class Batch:
 
 
 class SampleStream(Dataset[Sample]):
-    """Samples 0 .. schedule.steps * schedule.batch - 1 of a run."""
+    """Samples 0 .. schedule.steps * schedule.batch - 1 of a run.
 
-    def __init__(self, records: Sequence[Record], config: Config) -> None:
+    trainings  processes on this machine that have such a stream: they share out run.cache_mib
+    """
+
+    def __init__(self, records: Sequence[Record], config: Config, trainings: int = 1) -> None:
         self.records, self.config = list(records), config
         self._wide = np.array([r.width >= r.height for r in self.records])
         self._order = -1, np.zeros(0, np.int64)  # the epoch that was asked for last
         sizes = [(record.height, record.width) for record in self.records]
-        self._cache = PixelCache(sizes, config.run.cache_mib * 2**20)
+        self._cache = PixelCache(sizes, config.run.cache_mib * 2**20 // trainings)
 
     def __len__(self) -> int:
         return self.config.schedule.steps * self.config.schedule.batch
