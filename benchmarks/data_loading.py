@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", help="data.root=DIR")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", default="0,1,2", help="numbers of worker processes")
     parser.add_argument("--padding", action="store_true", help="measure this instead")
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
@@ -45,8 +45,8 @@ def main() -> None:
         return
     print("workers   alone img/s   wait ms   step ms   share of wait   workers' processor time")
     trainer = Trainer(config)
-    for workers in arguments.workers:
-        print_share(trainer, records, changed(config, "run", workers=workers), steps)
+    for workers in arguments.workers.split(","):
+        print_share(trainer, records, changed(config, "run", workers=int(workers)), steps)
 
 
 def print_share(trainer: Trainer, records: list[Record], config: Config, steps: int) -> None:
