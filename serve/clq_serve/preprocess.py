@@ -137,10 +137,11 @@ def probe_image(data: bytes, limits: ImageLimits) -> ImageHeader:
     return header
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path, limits: ImageLimits) -> tuple[int, int]:
     """Width and height that `decode_image` gives the image file at `path`, from its header alone.
 
-    Raises OSError, UnsupportedImage or CorruptImage; a header says nothing of damaged pixels.
+    Raises OSError, UnsupportedImage, ImageTooLarge, TruncatedImage or CorruptImage; a header says
+    nothing of damaged pixels.
     """
     with path.open("rb") as file:
         kind = sniff_format(file.read(256))
@@ -152,6 +153,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         except Exception as err:
             raise _undecodable(path.read_bytes(), kind) from err
         with image:
+            _check_size(image.width, image.height, limits)
             # A PNG without this key would be decoded whole to look for it behind the pixels.
             turned = "exif" in image.info and _orientation(image) in _SIDEWAYS
             return (image.height, image.width) if turned else image.size

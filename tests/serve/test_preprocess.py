@@ -137,20 +137,22 @@ def test_the_upright_size_is_that_of_the_decoded_image(
     data = encoded(scene(), kind, exif=exif.tobytes())
     (tmp_path / "image").write_bytes(data)
     height, width = decode(data).pixels.shape[:2]
-    assert upright_size(tmp_path / "image") == (width, height)
+    assert upright_size(tmp_path / "image", ImageLimits()) == (width, height)
 
 
 @pytest.mark.parametrize("kind", ACCEPTED_FORMATS)
 def test_a_file_without_a_size_is_refused_by_its_header(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "image"
     file.write_bytes(encoded(scene(), kind))
-    assert upright_size(file) == (90, 60)
+    assert upright_size(file, ImageLimits()) == (90, 60)
+    with pytest.raises(ImageTooLarge):
+        upright_size(file, ImageLimits(max_side_px=80))
     file.write_bytes(file.read_bytes()[:14])
     with pytest.raises(TruncatedImage, match="after 14 bytes"):
-        upright_size(file)
+        upright_size(file, ImageLimits())
     file.write_bytes(b"no image")
     with pytest.raises(UnsupportedImage):
-        upright_size(file)
+        upright_size(file, ImageLimits())
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

@@ -146,6 +146,11 @@ def test_a_batch_is_padded_right_and_bottom_to_the_stride(shapes):
         np.testing.assert_array_equal(objects.boxes, sample.boxes)
 
 
+def test_a_run_without_an_image_is_refused(shapes):
+    with pytest.raises(DataError, match="there is no image to train on"):
+        SampleStream([], make_config(shapes))
+
+
 def test_an_image_of_another_size_than_annotated_is_refused(shapes, tmp_path):
     config = make_config(write_shapes(tmp_path / "copy", images=1))
     (record,) = load_split(config.data, "train")

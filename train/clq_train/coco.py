@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clq_serve.errors import ImageError
-from clq_serve.preprocess import upright_size
+from clq_serve.preprocess import ImageLimits, upright_size
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -218,7 +218,7 @@ def _image_problem(
     if not path.is_file():
         return f"no file {path}"
     try:
-        size = upright_size(path)
+        size = upright_size(path, ImageLimits())
     except (OSError, ImageError) as error:
         return f"{path}: {error}"
     if size != sides:

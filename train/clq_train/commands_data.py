@@ -33,7 +33,7 @@ def stats(
 ) -> None:
     """Count boxes by class, size and shape, and list every broken entry.
 
-    Broken entries are not fatal here; `fit` stops at the first step for them.
+    Broken entries are not fatal here; `fit` stops for them before its first step.
     """
     from clq_train.config import load_config
     from clq_train.data_picture import draw_stats

@@ -30,6 +30,7 @@ class Measures:
     sides: np.ndarray  # (M, 2) width and height, pixels of the image
     input_sides: np.ndarray  # (M, 2) the same in the network's input
     labels: np.ndarray  # (M,)
+    image_of: np.ndarray  # (M,) number of its image
     centres: np.ndarray  # (M, 2) shares of the image's width and height
     counts: np.ndarray  # (N,) boxes of each image
     images: np.ndarray  # (N, 2) width and height
@@ -98,8 +99,7 @@ def split_stats(config: Config, split: str, decode: bool) -> tuple[SplitStats, M
         crowds=sum(bool(entry.get("iscrowd", 0)) for entry in found.annotations),
         dropped=sum(found.labels[entry["category_id"]] is None for entry in found.annotations),
         classes={
-            name: class_stats(records, measures, label)
-            for label, name in enumerate(config.data.classes)
+            name: class_stats(measures, label) for label, name in enumerate(config.data.classes)
         },
         small=small,
         medium=medium - small,
@@ -130,20 +130,23 @@ def measure(records: Sequence[Record], config: Config) -> Measures:
         input_sides.append(side * (resized / size))
         centres.append((record.boxes[:, 2:] + record.boxes[:, :2]) / 2 / size)
     none = np.zeros((0, 2))
+    counts = np.array([len(record.boxes) for record in records], np.int64)
     return Measures(
         sides=np.concatenate([none, *sides]),
         input_sides=np.concatenate([none, *input_sides]),
         labels=np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)]),
         centres=np.concatenate([none, *centres]),
-        counts=np.array([len(record.boxes) for record in records], np.int64),
+        image_of=np.repeat(np.arange(len(records)), counts),
+        counts=counts,
         paths={record.path.resolve() for record in records},
         images=np.array([[r.width, r.height] for r in records], np.int64).reshape(-1, 2),
     )
 
 
-def class_stats(records: Sequence[Record], measures: Measures, label: int) -> ClassStats:
-    sides = np.sqrt(measures.sides[measures.labels == label].prod(1))
-    images = sum(bool((record.labels == label).any()) for record in records)
+def class_stats(measures: Measures, label: int) -> ClassStats:
+    mine = measures.labels == label
+    sides = np.sqrt(measures.sides[mine].prod(1))
+    images = len(np.unique(measures.image_of[mine]))
     return ClassStats(len(sides), images, float(np.median(sides)) if sides.size else None)
 
 

@@ -34,9 +34,13 @@ class SampleStream(Dataset[Sample]):
     """Samples 0 .. schedule.steps * schedule.batch - 1 of a run.
 
     trainings  processes on this machine that have such a stream: they share out run.cache_mib
+
+    Raises DataError if there is no record, ConfigError if there is no memory for run.cache_mib.
     """
 
     def __init__(self, records: Sequence[Record], config: Config, trainings: int = 1) -> None:
+        if not records:
+            raise DataError("data.splits: there is no image to train on")
         self.records, self.config = list(records), config
         self._wide = np.array([r.width >= r.height for r in self.records])
         self._order = -1, np.zeros(0, np.int64)  # the epoch that was asked for last
