@@ -12,6 +12,7 @@ from clq_train.commands_data import data
 from clq_train.errors import ClqTrainError
 from clq_train.eval_command import eval_
 from clq_train.import_command import import_weights
+from clq_train.webui.command import app as webui_app
 
 app = typer.Typer(
     help="Trains and evaluates the CLQ detector on COCO-format data.",
@@ -45,6 +46,7 @@ def fit(
 app.add_typer(data, name="data")
 app.command("eval")(eval_)
 app.command("import")(import_weights)
+app.add_typer(webui_app, name="webui")
 
 
 def main() -> None:

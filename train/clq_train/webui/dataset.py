@@ -1,0 +1,100 @@
+"""A whole build: fetch, serve, plan, render, write."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clq_train.errors import DataError
+from clq_train.webui import coco
+from clq_train.webui.build import Browsers, Render, run, write_whole
+from clq_train.webui.compose.composers import Composer, composer_of
+from clq_train.webui.fetch import fetch
+from clq_train.webui.fonts import font_packages, write_fontconfig
+from clq_train.webui.sampler import Job, plan
+from clq_train.webui.server import PageServer
+from clq_train.webui.sources import Family, chosen_families, needed_packages, static_pages
+
+log = logging.getLogger(__name__)
+# Pages that are there more often than they are needed: the first ones of a shuffled list suffice.
+SETTINGS_FILE = "build.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the content of the data set. family, skip: names; () is all, none."""
+
+    images: int
+    seed: int
+    family: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+def build_dataset(
+    out: Path,
+    settings: Settings,
+    cache: Path,
+    workers: int,
+    executable: str | None,
+    system_fonts: bool,
+) -> dict[str, int]:
+    """Builds or goes on building; images in each split.
+
+    Raises DataError for an unknown family, a package that can't be fetched, a folder that was built
+    with other settings, a Chromium that does not start.
+    """
+    families = [
+        f for f in chosen_families(list(settings.family) or None) if f.name not in settings.skip
+    ]
+    chosen_families(list(settings.skip))  # an unknown name is refused
+    _remember(out, settings)
+    packages = needed_packages(families)
+    fetch(packages + ([] if system_fonts else font_packages()), cache)
+    fonts = None if system_fonts else write_fontconfig(cache)
+    composers: dict[str, Composer] = {}
+    with PageServer(families, cache, packages, {}) as server:
+        for family in families:
+            composer = composer_of(family, server.root(family) if family.packages else None)
+            if composer is not None:
+                composers[family.name] = composer
+                server.composers[family.name] = composer.write
+        jobs = plan(
+            [(f, _pages(f, composers.get(f.name), server)) for f in families],
+            settings.images,
+            settings.seed,
+        )
+        by_name = {f.name: f for f in families}
+        run(
+            [_render(j, by_name[j.family], server.port) for j in jobs],
+            out,
+            workers,
+            Browsers(executable, fonts),
+        )
+    return coco.write(out, families, settings.seed)
+
+
+def _remember(out: Path, settings: Settings) -> None:
+    """Refuses a folder that was built from something else."""
+    path, wanted = out / SETTINGS_FILE, json.loads(json.dumps(asdict(settings)))
+    if path.is_file():
+        found = json.loads(path.read_bytes())
+        if found != wanted:
+            raise DataError(f"{path}: built with {found}, asked for {wanted}; take another folder")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: not empty, and no {SETTINGS_FILE} says that a build made it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(wanted).encode())
+
+
+def _pages(family: Family, composer: Composer | None, server: PageServer) -> list[str]:
+    pages = composer.pages if composer else static_pages(family, server.root(family))
+    if not pages:
+        raise DataError(f"families.toml: {family.name}: no pages match {list(family.globs)}")
+    return pages
+
+
+def _render(job: Job, family: Family, port: int) -> Render:
+    base = f"http://{family.name}.localhost:{port}"
+    font = f"{base}/__font/{job.font.replace(' ', '%20')}.css" if job.font else None
+    return Render(job, f"{base}/{job.page}", family.wait_ms, family.dark, font)
