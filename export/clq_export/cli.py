@@ -3,13 +3,15 @@
 import logging
 import os
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from clq_export import commands_elsewhere, commands_proof, commands_tensorrt
-from clq_export.choices import DcnForm, Runtime
+from clq_export import commands_elsewhere, commands_precision, commands_proof, commands_tensorrt
+from clq_export.choices import DcnForm
 from clq_export.errors import ClqExportError
 from clq_serve.errors import ClqServeError
 from clq_train.errors import ClqTrainError
@@ -54,6 +56,13 @@ def onnx(
             "our TensorRT plugin replaces. taps: GridSample and one product, for other runtimes."
         ),
     ] = "standard",
+    precision: Annotated[
+        Literal["fp32", "fp16"],
+        typer.Option(help="fp16: as `clq-export fp16` would make it, measured on --evaluate"),
+    ] = "fp32",
+    max_ap_drop: Annotated[
+        float, typer.Option(min=0, help="of fp16, in points of AP; a larger loss is refused")
+    ] = 0.1,
     threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Write a bundle: manifest.json, model.onnx and golden.npz.
@@ -62,12 +71,14 @@ def onnx(
     not kept.
     """
     # torch takes seconds to import: not before the arguments are known to be good.
+    from clq_export.beside import next_version
     from clq_export.bundle import ExportRequest, export_bundle
+    from clq_export.reduced_bundle import ReducedRequest
     from clq_train.checkpoint import CONFIG
     from clq_train.config import load_config
 
     settings = load_config(checkpoint / CONFIG, overrides or [])
-    named = config or Path("config.yaml")
+    named, split = config or Path("config.yaml"), evaluate or "val"
     request = ExportRequest(
         checkpoint=checkpoint,
         config=settings,
@@ -79,10 +90,28 @@ def onnx(
         trained_on=trained_on or f"the split train of {settings.name}",
         licence=licence,
         eval_split=evaluate,
-        command=f"clq-train eval BUNDLE --config {named} --split {evaluate} data.root=DATA",
+        command=f"clq-train eval BUNDLE --config {named} --split {split} data.root=DATA",
         threads=threads,
         dcn=dcn,
     )
+    if precision == "fp16":
+        with tempfile.TemporaryDirectory() as folder:
+            # Float32 first: what is halved is known to be the torch model.
+            exact = replace(request, out=Path(folder), version=1, eval_split=None)
+            commands_precision.run(
+                ReducedRequest(
+                    bundle=export_bundle(exact)[0],
+                    precision="float16",
+                    config=settings,
+                    split=split,
+                    out=out,
+                    version=version or next_version(out / settings.name),
+                    max_ap_drop=max_ap_drop,
+                    command=request.command,
+                    threads=threads,
+                )
+            )
+        return
     final, parity, measured = export_bundle(request)
     typer.echo(
         f"parity over {parity.inputs} inputs: scores within {parity.score:.1e}, "
@@ -97,53 +126,8 @@ def onnx(
     typer.echo(f"bundle {final} ({size / 1e6:.1f} MB)")
 
 
-@app.command()
-def int8(
-    bundle: Annotated[Path, typer.Argument(help="a float32 bundle NAME/VERSION")],
-    config: Annotated[Path, typer.Option(help="YAML file that names the data")],
-    out: Annotated[Path, typer.Option(help="folder that gets NAME/VERSION/")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value, for example data.root=DIR")
-    ] = None,
-    split: Annotated[str, typer.Option(help="split on which both bundles are measured")] = "val",
-    version: Annotated[int | None, typer.Option(min=1, help="[default: the next free]")] = None,
-    runtime: Annotated[
-        Runtime, typer.Option("--for", help="whose 8-bit form: unsigned or signed activations")
-    ] = "onnxruntime",
-    calibration: Annotated[int, typer.Option(min=1, help="images of the split train")] = 32,
-    max_ap_drop: Annotated[
-        float, typer.Option(min=0, help="in points of AP; a larger loss is refused")
-    ] = 0.3,
-    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
-) -> None:
-    """Write the 8-bit sibling of a float32 bundle, and keep it if it is nearly as precise.
-
-    Both are measured on the same images in the service's own engine.
-    """
-    from clq_export.int8_bundle import Int8Request, export_int8, two_rows
-    from clq_train.config import load_config
-
-    settings = load_config(config, overrides or [])
-    command = f"clq-train eval BUNDLE --config {config} --split {split} data.root=DATA"
-    request = Int8Request(
-        bundle=bundle,
-        config=settings,
-        split=split,
-        out=out,
-        version=version,
-        runtime=runtime,
-        calibration=calibration,
-        max_ap_drop=max_ap_drop,
-        command=command,
-        threads=threads,
-    )
-    result = export_int8(request)
-    typer.echo("\n".join(two_rows(result, split)))
-    size = (result.folder / "model.onnx").stat().st_size
-    typer.echo(f"bundle {result.folder} ({size / 1e6:.1f} MB, {result.convolutions} convolutions)")
-
-
 commands_elsewhere.register(app)
+commands_precision.register(app)
 commands_proof.register(app)
 commands_tensorrt.register(app)
 

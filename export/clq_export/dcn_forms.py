@@ -18,6 +18,7 @@ from clq_export.errors import ExportError
 
 DOMAIN = "clq"
 PLUGIN = "DeformConv2d"
+ALIGNED = "AlignedConv2d"  # with its offsets and its ReLU: tensorrt_graph.py
 _TAPS = "DeformConv3x3Taps"
 _KERNEL = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
 _WANTED = _KERNEL | {"group": 1, "offset_group": 1}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 import tempfile
 from collections import Counter, defaultdict
@@ -159,8 +160,11 @@ def describe(value: onnx.ValueInfoProto) -> str:
 
 
 def _part(name: str, parts: dict[str, str]) -> str:
-    """Fused nodes have the name of their output, with _nchwc where their layout was changed."""
-    plain = name.removesuffix("_nchwc")
+    """Fused nodes have the name of a node or output, and a mark of the optimisation after it.
+
+    _nchwc where the layout was changed, _token_N where 8 bits were fused.
+    """
+    plain = re.sub(r"_nchwc$|_token_\d+$", "", name)
     return parts.get(name) or parts.get(plain) or "post"
 
 

@@ -27,6 +27,9 @@ def node_parts(graph: onnx.GraphProto) -> dict[str, str]:
     after to `post`; one that none comes before to `input`; any other to the last part before it.
     """
     weights = {item.name: part_of_weight(item.name) for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:  # of 8 bits
+            weights[node.output[0]] = weights[node.input[0]]
     own = [
         next((p for name in node.input if (p := weights.get(name))), None) for node in graph.node
     ]

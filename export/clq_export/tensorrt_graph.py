@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, inliner, numpy_helper, parser
+from onnx import helper, inliner, numpy_helper, parser
 
-from clq_export.dcn_forms import DOMAIN, PLUGIN, with_dcn
+from clq_export.dcn_forms import ALIGNED, DOMAIN, with_dcn
 from clq_export.errors import ExportError
+from clq_export.half import drop_unused_weights, fold_norms, has_half, to_half
 
 Precision = Literal["fp32", "fp16"]
-ALIGNED = "AlignedConv2d"
 
 # DeformConv with its offsets' 1x1 convolution before it and the ReLU after it; w is (9, C, M).
 _ALIGNED_FUNCTION = """
@@ -37,13 +37,6 @@ AlignedConv2d <plugin_namespace, plugin_version, aot> (x, w, deltas, b, w_offset
 }
 """
 _ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
-# What may be computed in float16 between two convolutions.
-_HALF_OPERATORS = {
-    *("Conv", "Relu", "Add", "Mul", "Sigmoid", "Clip", "Concat", "Resize", "MaxPool"),
-    *("AveragePool", "GlobalAveragePool", "BatchNormalization"),
-}
-# Inputs that do not become float16: regions, scales and sizes; deltas and their 1x1; offsets.
-_FLOAT_INPUTS = {"Resize": (1, 2, 3), ALIGNED: (2, 4), "DeformConv": (2,), PLUGIN: (2,)}
 
 
 def engine_graph(path: str, precision: Precision, plugin: bool) -> tuple[onnx.ModelProto, int]:
@@ -60,11 +53,11 @@ def engine_graph(path: str, precision: Precision, plugin: bool) -> tuple[onnx.Mo
     _check_precision(graph, precision, path)
     del graph.graph.value_info[:]
     _cast_first(graph)
-    _fold_norms(graph)
+    fold_norms(graph)
     _compare_no_booleans(graph)
     count = _use_plugin(graph) if plugin else 0
-    if precision == "fp16" and not _has_half(graph):
-        _to_half(graph)
+    if precision == "fp16" and not has_half(graph):
+        to_half(graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph, count
 
@@ -75,12 +68,8 @@ def _check_precision(graph: onnx.ModelProto, precision: Precision, path: str) ->
             f"{path}: is an 8-bit model; accepted: a float one. The service runs this one on the "
             "device tensorrt:N"
         )
-    if precision == "fp32" and _has_half(graph):
+    if precision == "fp32" and has_half(graph):
         raise ExportError(f"{path}: holds float16 weights; accepted for it: --precision fp16")
-
-
-def _has_half(graph: onnx.ModelProto) -> bool:
-    return any(one.data_type == TensorProto.FLOAT16 for one in graph.graph.initializer)
 
 
 def _cast_first(model: onnx.ModelProto) -> None:
@@ -110,39 +99,6 @@ def _compare_no_booleans(model: onnx.ModelProto) -> None:
             graph.node.insert(index + 1, helper.make_node("Not", [differ], [result]))
 
 
-def _fold_norms(model: onnx.ModelProto) -> None:
-    """Puts each BatchNormalization into the convolution before it.
-
-    TensorRT does that too, but float16 does not hold the variances: the built-in model's reach
-    674 000.  A convolution that levels share, each with its own statistics, becomes several.
-    """
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    weights = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        conv = makers[norm.input[0]]
-        readers = [node for node in graph.node if norm.input[0] in node.input]
-        if conv.op_type != "Conv" or len(readers) != 1:
-            continue
-        scale, shift, mean, variance = (weights[name].astype(np.float64) for name in norm.input[1:])
-        factor = scale / np.sqrt(variance + _epsilon(norm))
-        weight = weights[conv.input[1]] * factor[:, None, None, None]
-        bias = (weights[conv.input[2]] if len(conv.input) == 3 else 0) * factor
-        bias = bias + shift - mean * factor
-        names = [f"{norm.output[0]}_weight", f"{norm.output[0]}_bias"]
-        for name, array in zip(names, (weight, bias), strict=True):
-            kind = weights[conv.input[1]].dtype
-            graph.initializer.append(numpy_helper.from_array(array.astype(kind), name))
-        conv.input[:] = [conv.input[0], *names]
-        conv.output[0] = norm.output[0]
-        graph.node.remove(norm)
-    _drop_unused_weights(graph)
-
-
-def _epsilon(norm: onnx.NodeProto) -> float:
-    return next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5)
-
-
 def _use_plugin(model: onnx.ModelProto) -> int:
     """The number of DeformConv nodes, all of which are our plugin now.
 
@@ -162,7 +118,7 @@ def _use_plugin(model: onnx.ModelProto) -> int:
     if fused:
         opset = next(entry.version for entry in kept if entry.domain == "")
         model.functions.append(parser.parse_function(_ALIGNED_FUNCTION % opset))
-    _drop_unused_weights(graph)
+    drop_unused_weights(graph)
     return len(deformable)
 
 
@@ -206,98 +162,3 @@ def _packed(weight: np.ndarray) -> np.ndarray:
 
 def _flat(weight: np.ndarray) -> np.ndarray:
     return weight.reshape(18, 4)
-
-
-def _drop_unused_weights(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [one for one in graph.initializer if one.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _to_half(model: onnx.ModelProto) -> None:
-    """Computes in float16 what lies between two convolutions, with Casts at the borders."""
-    graph = model.graph
-    half_nodes = _half_nodes(model)
-    weights = {one.name: one for one in graph.initializer}
-    half_of: dict[str, str] = {}  # float32 tensor -> the same in float16
-    float_of: dict[str, str] = {}  # float16 tensor -> the same in float32
-    produced: set[str] = set()  # tensors that are float16 now
-    nodes: list[onnx.NodeProto] = []
-
-    def cast(name: str, known: dict[str, str], to: int) -> str:
-        if name not in known:
-            known[name] = f"{name}_as_{TensorProto.DataType.Name(to).lower()}"
-            nodes.append(helper.make_node("Cast", [name], [known[name]], known[name], to=to))
-        return known[name]
-
-    def half_weight(name: str) -> str:
-        if name not in half_of:
-            half_of[name] = f"{name}_half"
-            array = numpy_helper.to_array(weights[name]).astype(np.float16)
-            graph.initializer.append(numpy_helper.from_array(array, half_of[name]))
-        return half_of[name]
-
-    for index, original in enumerate(graph.node):
-        node = onnx.NodeProto()
-        node.CopyFrom(original)  # detached: the list of the graph is emptied below
-        half = index in half_nodes
-        for at, name in enumerate(node.input):
-            if half and name and at not in _FLOAT_INPUTS.get(node.op_type, ()):
-                if name in weights:
-                    node.input[at] = half_weight(name)
-                elif name not in produced:
-                    node.input[at] = cast(name, half_of, TensorProto.FLOAT16)
-            elif name in produced:
-                node.input[at] = cast(name, float_of, TensorProto.FLOAT)
-        nodes.append(node)
-        if half:
-            produced.update(node.output)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    _drop_unused_weights(graph)
-
-
-def _half_nodes(model: onnx.ModelProto) -> set[int]:
-    """Indices of the convolutions, and of what lies between two of them.
-
-    That a tensor moves the taps of a deformable convolution does not count: offsets stay float32,
-    and so do the 1x1 convolutions that make them.
-    """
-    nodes = model.graph.node
-    movers = {node.input[2] for node in nodes if node.op_type in ("DeformConv", PLUGIN)}
-    convolutions = {
-        index
-        for index, node in enumerate(nodes)
-        if node.op_type in ("Conv", ALIGNED) and not movers & set(node.output)
-    }
-    below: set[str] = set()  # tensors that depend on a convolution
-    after = set()
-    for index, node in enumerate(nodes):
-        if index in convolutions or below & set(node.input):
-            after.add(index)
-            below.update(node.output)
-    needed: set[str] = set()  # tensors that a convolution depends on
-    before = set()
-    for index in reversed(range(len(nodes))):
-        node = nodes[index]
-        if index in convolutions or needed & set(node.output):
-            before.add(index)
-            skipped = _FLOAT_INPUTS.get(node.op_type, ())
-            needed.update(name for at, name in enumerate(node.input) if at not in skipped)
-    floats = _float_tensors(model)
-    return {
-        index
-        for index in after & before
-        if index in convolutions
-        or (nodes[index].op_type in _HALF_OPERATORS and floats.issuperset(nodes[index].output))
-    }
-
-
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    return {
-        value.name
-        for value in inferred.graph.value_info
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
-    }

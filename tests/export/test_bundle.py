@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -53,6 +54,32 @@ def test_the_graph_is_standard_onnx_with_dynamic_sizes(bundle):
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     sides = [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim]
     assert sides == ["N", "H", "W", 3]
+
+
+def test_the_outputs_have_one_fixed_size_and_every_topk_fits_tensorrt(bundle, checkpoint):
+    graph = onnx.load(bundle.model_path).graph
+    count = load_model(checkpoint)[1].model.candidates
+    for value in graph.output:
+        dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        assert dims == ["N", count, *([4] if value.name == "boxes" else [])]
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    counts = [int(constants[n.input[1]][0]) for n in graph.node if n.op_type == "TopK"]
+    assert len(counts) == 9  # two a level and one of the image
+    assert max(counts) <= 3840
+
+
+def test_onnx_runtime_folds_every_norm_into_a_convolution(bundle, tmp_path):
+    kinds = [node.op_type for node in onnx.load(bundle.model_path).graph.node]
+    # Those of the backbone are folded in the file; folding those of the towers there would give
+    # each level a copy of the weights that they share.
+    assert kinds.count("BatchNormalization") == 8
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
+    optimised = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "BatchNormalization" not in optimised
+    assert len(optimised) < len(kinds)
 
 
 def test_the_graph_holds_no_path_of_the_machine_that_wrote_it(bundle):

@@ -55,6 +55,27 @@ def test_convolutions_are_quantised_but_not_the_ones_that_give_scores_and_positi
     assert all(producer.get(node.input[2]) != "DequantizeLinear" for node in deformable)
 
 
+def test_the_pixels_are_divided_in_the_weights_of_the_first_convolution(made, bundle_folder):
+    before = onnx.load(load_bundle(bundle_folder).model_path).graph
+    after = onnx.load(made[1].model_path).graph
+    for graph, expected in ((before, 1), (after, 0)):
+        readers = [n for n in graph.node if "model.std" in n.input]
+        assert [n.op_type for n in readers] == ["Div"] * expected
+
+
+def test_inspect_gives_8_bit_nodes_to_the_parts_that_they_had(made, bundle_folder):
+    def parts(folder):
+        arguments = ["inspect", str(folder), "--size", "128x128", "--repeats", "1", "--json"]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["parts"]
+
+    floats, few = parts(bundle_folder), parts(made[1].path)
+    for part in ("backbone", "neck", "towers", "dcn"):
+        assert few[part]["macs"] == floats[part]["macs"], part
+        assert few[part]["ms"] > 0
+
+
 def test_weights_have_a_scale_for_each_output_channel(made):
     graph = onnx.load(made[1].model_path).graph
     shapes = {item.name: list(item.dims) for item in graph.initializer}
@@ -113,9 +134,9 @@ def test_a_bundle_that_loses_more_than_accepted_is_not_kept(
     """The figures of a model that lost half of its precision, in place of the measured ones."""
     from dataclasses import replace
 
-    from clq_export import int8_bundle
+    from clq_export import reduced_bundle
 
-    measured = int8_bundle.measure
+    measured = reduced_bundle.measure
     calls = []
 
     def halved(*arguments):
@@ -123,7 +144,7 @@ def test_a_bundle_that_loses_more_than_accepted_is_not_kept(
         found = measured(*arguments)
         return replace(found, ap=0.5 / len(calls))
 
-    monkeypatch.setattr(int8_bundle, "measure", halved)
+    monkeypatch.setattr(reduced_bundle, "measure", halved)
     result = int8(bundle_folder, config_file, tmp_path, "--calibration", 2)
     assert isinstance(result.exception, PrecisionError)
     assert str(result.exception) == (

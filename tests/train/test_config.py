@@ -50,6 +50,7 @@ def test_overrides_replace_values_and_are_validated(file):
         ("model.backbone.weights=a.pth", "weights: give the top-level key init"),
         ("model.backbone.frozen_norm=true", "is for torchvision's backbones, not for regnet_nano"),
         ("model.head.centerness=true", "centerness takes the place of lqe"),
+        ("model.candidates_per_level=3841", "should be less than or equal to 3840"),
         ("steps", "expected key.path=value"),
         ("name.first=a", "'name' is a value, not a section"),
     ],

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clq_serve.preprocess import InputRule
 from clq_train.errors import ConfigError
 
+MOST_CANDIDATES = 3840  # TensorRT's TopK takes no more
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -185,9 +187,12 @@ class ModelConfig(Section):
     backbone: BackboneConfig
     neck: NeckConfig
     head: HeadConfig
-    candidates_per_level: int = Field(default=1000, gt=0)
+    candidates_per_level: int = Field(default=1000, gt=0, le=MOST_CANDIDATES)
     candidates: int = Field(
-        default=1000, gt=0, description="K, the fixed count an image leaves with"
+        default=1000,
+        gt=0,
+        le=MOST_CANDIDATES,
+        description="K, the fixed count an image leaves with",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""From a float32 bundle to its 8-bit sibling, kept only if its precision is near."""
+"""From a float32 bundle to its sibling of 16 or 8 bits, kept only if its precision is near."""
 
 import importlib.metadata
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from clq_export.beside import new_bundle, next_version
 from clq_export.bundle import as_metric, measure, write_golden
-from clq_export.choices import Runtime
+from clq_export.choices import Reduced, Runtime
 from clq_export.errors import ExportError, PrecisionError
+from clq_export.half import halve
 from clq_export.int8 import quantise
 from clq_serve.bundle import (
     GOLDEN_FILE,
@@ -29,34 +30,37 @@ from clq_train.measure import Evaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Request:
+class ReducedRequest:
     """What to make.
 
     bundle        folder NAME/VERSION of a float32 bundle
-    config        names the data: `calibration` images are taken evenly from its split train
+    precision     float16 or int8
+    config        names the data
     split         split on which both bundles are measured
     out           folder that gets NAME/VERSION/
     version       None takes the next whole number that is free, there and beside `bundle`
-    runtime       whose 8-bit form: onnxruntime (unsigned activations) or tensorrt (signed)
     max_ap_drop   in AP points of 0 to 100; a larger loss is refused
     command       how to measure the same again, for the manifest
+    runtime       whose 8-bit form: onnxruntime (unsigned activations) or tensorrt (signed)
+    calibration   8 bits: this many images are taken evenly from the split train
     """
 
     bundle: Path
+    precision: Reduced
     config: Config
     split: str
     out: Path
     version: int | None
-    runtime: Runtime
-    calibration: int
     max_ap_drop: float
     command: str
     threads: int
+    runtime: Runtime = "onnxruntime"
+    calibration: int = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Result:
-    """The new folder, the figures before and after, and how many convolutions are in 8 bits."""
+class ReducedResult:
+    """The new folder, the figures before and after, and how many convolutions are in few bits."""
 
     folder: Path
     before: Evaluation
@@ -64,11 +68,11 @@ class Int8Result:
     convolutions: int
 
 
-def export_int8(request: Int8Request) -> Int8Result:
-    """The 8-bit bundle and how it compares.
+def export_reduced(request: ReducedRequest) -> ReducedResult:
+    """The bundle of fewer bits and how it compares.
 
-    Its golden outputs are its own, computed here by ONNX Runtime: a machine whose 8-bit kernels
-    compute something else refuses to serve it.
+    Its golden outputs are its own, computed here by ONNX Runtime: a machine whose kernels compute
+    something else refuses to serve it.
 
     Raises PrecisionError if it loses more than max_ap_drop, ExportError for a bundle that is in
     lower precision already; nothing is left behind then.
@@ -85,8 +89,11 @@ def export_int8(request: Int8Request) -> Int8Result:
     )
     before = measure(OnnxEngine(source, request.threads), source, request.config, request.split)
     with new_bundle(request.out, name, version) as folder:
-        images = calibration_images(source, request.config, request.calibration)
-        count = quantise(source.model_path, folder / MODEL_FILE, images, request.runtime)
+        if request.precision == "int8":
+            images = calibration_images(source, request.config, request.calibration)
+            count = quantise(source.model_path, folder / MODEL_FILE, images, request.runtime)
+        else:
+            count = halve(source.model_path, folder / MODEL_FILE)
         inputs = [images[0] for images, _ in read_golden(source)]
         model = {MODEL_FILE: describe_file(folder / MODEL_FILE)}
         draft = _changed(request, source, version, model)
@@ -108,7 +115,7 @@ def export_int8(request: Int8Request) -> Int8Result:
         metric = as_metric(after, request.config.name, request.split, request.command)
         write_manifest(changed.model_copy(update={"metrics": (metric,)}), folder)
         load_bundle(folder)
-    return Int8Result(request.out / name / str(version), before, after, count)
+    return ReducedResult(request.out / name / str(version), before, after, count)
 
 
 def calibration_images(bundle: Bundle, config: Config, count: int) -> Iterator[Pixels]:
@@ -122,15 +129,17 @@ def calibration_images(bundle: Bundle, config: Config, count: int) -> Iterator[P
 
 
 def _changed(
-    request: Int8Request, source: Bundle, version: int, files: dict[str, FileEntry]
+    request: ReducedRequest, source: Bundle, version: int, files: dict[str, FileEntry]
 ) -> Manifest:
     """The manifest of the new bundle, without figures."""
     created = source.manifest.created | {
-        "precision": f"int8 for {request.runtime}",
-        "calibration": f"{request.calibration} images of the split train",
+        "precision": request.precision,
         "from": source.digest,
         "onnxruntime": importlib.metadata.version("onnxruntime"),
     }
+    if request.precision == "int8":
+        created["precision"] = f"int8 for {request.runtime}"
+        created["calibration"] = f"{request.calibration} images of the split train"
     update = {
         "version": version,
         "files": source.manifest.files | files,
@@ -140,10 +149,10 @@ def _changed(
     return source.manifest.model_copy(update=update)
 
 
-def two_rows(result: Int8Result, split: str) -> Sequence[str]:
+def two_rows(result: ReducedResult, precision: Reduced, split: str) -> Sequence[str]:
     """The figures side by side, for a person."""
     rows = [f"{split:12s} {'AP':>6s} {'AP50':>6s} {'AP75':>6s}"]
-    for name, found in (("float32", result.before), ("int8", result.after)):
+    for name, found in (("float32", result.before), (precision, result.after)):
         figures = " ".join(f"{100 * v:6.2f}" for v in (found.ap, found.ap50, found.ap75))
         rows.append(f"{name:12s} {figures}")
     return rows
