@@ -39,5 +39,5 @@ clean: ## remove the virtual environments
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CLQ needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP_INSTALL) -r requirements-dev.txt
-	.venv/bin/python $(PIP_INSTALL) --editable ./serve --editable './client[cli,video,parquet,eval]' --editable ./train --editable ./export
+	.venv/bin/python $(PIP_INSTALL) --editable ./serve --editable './client[cli,video,parquet,eval]' --editable './train[tensorboard]' --editable ./export
 	touch $@

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
+from clq_train.batches import batches
 from clq_train.coco import Record, load_split
 from clq_train.config import Config, load_config, parse_config
-from clq_train.fit import batches
 from clq_train.trainer import Trainer
 
 WARM_STEPS = 4  # in which the workers fill their queues, and torch its caches
@@ -65,9 +65,9 @@ def print_share(trainer: Trainer, records: list[Record], config: Config, steps: 
     before = processor_times()
     for step in range(WARM_STEPS + 1, WARM_STEPS + steps + 1):
         asked = time.perf_counter()
-        batch = next(loader)
+        parts = next(loader)
         got = time.perf_counter()
-        trainer.step(batch, step)
+        trainer.step(parts, step)
         waited, stepped = waited + got - asked, stepped + time.perf_counter() - got
     own, workers = (b - a for a, b in zip(before, processor_times(), strict=True))
     part = f"{100 * workers / (own + workers):.1f} %" if config.run.workers else "in the wait"
@@ -84,7 +84,7 @@ def print_padding(records: list[Record], config: Config, steps: int) -> None:
             rules = changed(config, "augment", group_aspect=group, size_by_step=by_step)
             once = changed(changed(rules, "schedule", steps=steps), "run", workers=2)
             pixels = content = 0
-            for batch in batches(records, once, 0):
+            for (batch,) in batches(records, once, 0):
                 pixels += batch.images[..., 0].numel()
                 pad = torch.tensor(config.input.pad_value, dtype=torch.uint8)
                 # Whole rows and columns at the right and bottom; colours inside do not matter.

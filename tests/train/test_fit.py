@@ -1,7 +1,8 @@
 """The loop: it learns, resumes exactly, and never takes a partial checkpoint for a whole one."""
 
 import csv
-import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,13 +11,11 @@ from torch import nn
 
 from clq_train.average import Average
 from clq_train.backbone import build_backbone
-from clq_train.checkpoint import list_checkpoints, load_model, load_state, save_checkpoint
+from clq_train.checkpoint import list_checkpoints, load_model, load_state
 from clq_train.clq import Objects
 from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
-from clq_train.detector import ClqDetector
-from clq_train.errors import CheckpointError, ConfigError, DataError, TrainingError
+from clq_train.errors import CheckpointError, ConfigError, DataError
 from clq_train.fit import fit
-from clq_train.metrics_file import MetricsFile
 from clq_train.samples import Batch
 from clq_train.schedule import learning_rate
 from clq_train.trainer import Trainer
@@ -76,6 +75,55 @@ def test_broken_data_stops_before_anything_is_written(tree, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_nothing_to_resume_is_said_and_the_run_begins(tree, tmp_path, caplog):
+    with caplog.at_level("INFO", "clq_train"):
+        fit(config_of(tree, steps=1), tmp_path / "run", resume=True, progress=False)
+    assert f"{tmp_path / 'run'}: nothing to resume: the run begins" in caplog.text
+
+
+def test_a_run_goes_on_with_other_options_that_are_said_but_not_with_another_model(
+    tree, tmp_path, caplog
+):
+    fit(config_of(tree, steps=2), tmp_path / "run", progress=False)
+    with caplog.at_level("INFO", "clq_train"):
+        fit(config_of(tree, steps=3, lr=0.1), tmp_path / "run", resume=True, progress=False)
+    assert "resumed with another configuration: schedule.lr: was 0.002, is 0.1" in caplog.text
+    tree["model"]["head"]["tower_depth"] = 2
+    wrong = config_of(tree, steps=2, optimizer="sgd", ema=None)
+    with pytest.raises(CheckpointError, match=r"step-000003: beyond schedule\.steps: 2"):
+        fit(wrong, tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(CheckpointError) as raised:
+        fit(
+            config_of(tree, steps=9, optimizer="sgd", ema=None),
+            tmp_path / "run",
+            resume=True,
+            progress=False,
+        )
+    assert str(raised.value).split("\n") == [
+        f"{tmp_path / 'run/step-000003'}: the run can't go on with",
+        "model.head.tower_depth: was 1, is 2",
+        "schedule.ema: was 0.9, is None",
+        "schedule.optimizer: was adamw, is sgd",
+    ]
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tree, tmp_path):
+    (tmp_path / "run").mkdir()
+    hold = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", hold, str(tmp_path / "run/.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="run: another process trains there"):
+            fit(config_of(tree, steps=1), tmp_path / "run", progress=False)
+        other.communicate(b"\n")
+
+
 @pytest.mark.slow
 def test_workers_give_the_batches_of_the_main_process(tree, tmp_path):
     alone = fit(config_of(tree, steps=3), tmp_path / "alone", progress=False)
@@ -83,38 +131,6 @@ def test_workers_give_the_batches_of_the_main_process(tree, tmp_path):
     helped = fit(config_of(tree, steps=3), tmp_path / "helped", progress=False)
     for name, value in load_state(alone)["model"].items():
         assert torch.equal(load_state(helped)["model"][name], value), name
-
-
-def test_opening_the_metrics_of_a_run_loses_no_row_up_to_the_checkpoint(tmp_path):
-    path = tmp_path / "metrics.csv"
-    with MetricsFile(path, 0) as metrics:
-        for step in (1, 2, 3):
-            metrics.write(step, {"cls": step / 8})
-    with MetricsFile(path, 2):
-        pass  # a run that is killed before its first step
-    with MetricsFile(path, 2) as metrics:
-        metrics.write(3, {"cls": 9.0})
-    assert read_metrics(tmp_path) == [
-        {"step": "1", "cls": "0.125"},
-        {"step": "2", "cls": "0.25"},
-        {"step": "3", "cls": "9"},
-    ]
-
-
-def test_metrics_get_their_header_after_a_run_that_was_killed_before_its_first_row(tmp_path):
-    path = tmp_path / "metrics.csv"
-    with MetricsFile(path, 0):
-        pass
-    with MetricsFile(path, 0) as metrics:
-        metrics.write(1, {"cls": 0.5})
-    assert read_metrics(tmp_path) == [{"step": "1", "cls": "0.5"}]
-
-
-def test_only_the_last_checkpoints_are_kept_and_a_partial_one_is_not_listed(tree, tmp_path):
-    run = fit(config_of(tree, steps=12), tmp_path / "run", progress=False).parent
-    assert [p.name for p in list_checkpoints(run)] == ["step-000009", "step-000012"]
-    (run / "step-000015.tmp").mkdir()
-    assert list_checkpoints(run)[-1].name == "step-000012"
 
 
 def test_a_checkpoint_holds_the_average_and_the_resolved_configuration(tree, tmp_path):
@@ -125,43 +141,6 @@ def test_a_checkpoint_holds_the_average_and_the_resolved_configuration(tree, tmp
     assert not model.training
     for name, value in load_state(last)["average"].items():
         assert torch.equal(model.state_dict()[name], value), name
-
-
-def test_a_damaged_checkpoint_names_its_file(tree, tmp_path):
-    last = fit(config_of(tree, steps=1), tmp_path / "run", progress=False)
-    weights = last / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"step-000001/model\.safetensors"):
-        load_model(last)
-
-
-def test_saving_the_same_step_again_replaces_it(tree, tmp_path):
-    config = config_of(tree)
-    weights = ClqDetector(config.model, 2).state_dict()
-    for _ in range(2):
-        saved = save_checkpoint(tmp_path, 5, weights, {"step": 5}, config)
-    assert list_checkpoints(tmp_path) == [saved]
-    assert load_state(saved) == {"step": 5}
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_losses(tree):
-    trainer = Trainer(config_of(tree))
-    with torch.no_grad():
-        trainer.model.head.cls.bias.fill_(math.nan)
-    images = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
-    objects = [Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))]
-    with pytest.raises(TrainingError, match=r"step 1: the loss is not finite: .*'cls': nan"):
-        trainer.step(Batch(images, objects, [None]), 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("gpu7", "'gpu7' is no device"), ("cuda:99", "'cuda:99' is not there; CUDA GPUs found: ")],
-)
-def test_a_device_that_is_not_there_is_named(tree, name, message):
-    tree["run"]["device"] = name
-    with pytest.raises(ConfigError, match=message):
-        Trainer(config_of(tree))
 
 
 @pytest.mark.slow
@@ -225,7 +204,7 @@ def test_frozen_stages_keep_their_weights_and_statistics(tree):
     images = torch.randint(0, 255, (2, 128, 128, 3), dtype=torch.uint8)
     box = Objects(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0]))
     for step in (1, 2):
-        trainer.step(Batch(images, [box, box], [1, 2]), step)
+        trainer.step([Batch(images, [box, box], [1, 2])], step)
     changed = {
         name.split(".")[1]
         for name, value in trainer.model.backbone.state_dict().items()

@@ -24,6 +24,7 @@ from clq_train.boxes import (
 )
 from clq_train.config import HeadConfig
 from clq_train.dcn import deform_conv3x3
+from clq_train.processes import mean_over_processes
 
 QFL_BETA = 2.0
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -256,6 +257,19 @@ def atss_assign(anchors: Sequence[Tensor], boxes: Tensor) -> Tensor:
     return torch.where(best >= 0, match, -1)
 
 
+class Assigned(NamedTuple):
+    """The positives of a batch, and what its losses are divided by."""
+
+    matches: Tensor  # (B, A) as atss_assign gives them
+    positives: Tensor  # scalar, at least 1
+
+
+def assign(anchors: Sequence[Tensor], objects: Sequence[Objects]) -> Assigned:
+    """The assignment of a batch by itself: the divisor is its own number of positive anchors."""
+    matches = torch.stack([atss_assign(anchors, o.boxes) for o in objects])
+    return Assigned(matches, (matches >= 0).sum().clamp(min=1).float())
+
+
 # ---------------------------------------------------------------- 4. scores
 
 
@@ -311,12 +325,14 @@ def criterion(
     anchors: Sequence[Tensor],
     objects: Sequence[Objects],
     config: HeadConfig,
+    assigned: Assigned | None = None,
 ) -> dict[str, Tensor]:
     """The losses by name: `cls`, `reg`, `lqe` or `centerness`; and `positives`, their divisor.
 
     predictions  of B images, anchors [(A_l, 4)], objects of each of the B images
-    Training minimises their sum (equation 6); `reg` has its weight of 2 in it. The divisor
-    is the number of positive anchors of the batch, at least 1. What each switch changes:
+    assigned     of a batch that is part of a larger one; None: as `assign` gives it
+    Training minimises their sum (equation 6); `reg` has its weight of 2 in it. What each switch
+    changes:
 
     qfl and lqe    quality focal loss of the ranking score against IoU' ** alpha, or against IoU'
                    (quality_target: plain)
@@ -329,7 +345,7 @@ def criterion(
     reg_weight     each positive's GIoU loss by its IoU' or centerness, divided by their sum
     """
     flat = torch.cat(list(anchors))
-    matches = torch.stack([atss_assign(anchors, o.boxes) for o in objects])  # (B, A)
+    matches, positives = assign(anchors, objects) if assigned is None else assigned
     image, anchor = (matches >= 0).nonzero(as_tuple=True)  # (P,), (P,)
     empty = flat.new_zeros((0, 4)), matches.new_zeros(0)
     target_boxes = [o.boxes[m[m >= 0]] for o, m in zip(objects, matches, strict=True)]
@@ -337,7 +353,6 @@ def criterion(
     boxes = torch.cat([empty[0], *target_boxes])  # (P, 4)
     labels = torch.cat([empty[1], *target_labels])  # (P,)
 
-    positives = boxes.new_tensor(max(len(boxes), 1))
     matched = flat[anchor]
     regressed = decode_deltas(predictions.deltas[image, anchor], matched)
     iou, giou = paired_iou_giou(regressed, boxes)
@@ -376,7 +391,8 @@ def regression_loss(
         return (1 - giou).sum() / positives
     weight = iou if config.reg_weight == "iou" else centerness(anchors, boxes)
     # At least 1, as in MMDetection's ATSS: a batch of few, poor positives takes a small step.
-    return (weight * (1 - giou)).sum() / weight.sum().clamp(min=1)
+    total = mean_over_processes(weight.sum()).clamp(min=1)
+    return (weight * (1 - giou)).sum() / total
 
 
 # ---------------------------------------------------------------- 6. candidates

@@ -218,7 +218,10 @@ class ScheduleConfig(Section):
     """Steps and learning rate; `step` divides by 10 at each of `drops`, shares of the run."""
 
     steps: int = Field(gt=0)
-    batch: int = Field(gt=0)
+    batch: int = Field(gt=0, description="images a step, of all processes together")
+    accumulate: int = Field(
+        default=1, gt=0, description="parts of a process's images that are computed one by one"
+    )
     optimizer: Literal["sgd", "adamw"]
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
@@ -240,7 +243,17 @@ class RunConfig(Section):
         default=0, ge=0, description="decoded images kept in memory, by all workers together"
     )
     checkpoint_every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0, description="checkpoints kept")
+    keep: int = Field(default=2, gt=0, description="checkpoints kept, beside the best")
+    eval_every: int | None = Field(
+        default=None, gt=0, description="steps between evaluations on the split val"
+    )
+    log_every: int = Field(
+        default=50, gt=0, description="steps between lines where there is no terminal for a bar"
+    )
+    tensorboard: bool = False
+    sync_norm: bool = Field(
+        default=False, description="batch norms see the images of all processes; GPUs only"
+    )
 
 
 class EvalConfig(Section):

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from clq_train.backbone import FeaturePyramid, build_backbone
 from clq_train.clq import (
+    Assigned,
     Candidates,
     ClqHead,
     Objects,
     Predictions,
     anchors_for,
+    assign,
     criterion,
     select_candidates,
 )
@@ -46,10 +48,18 @@ class ClqDetector(nn.Module):
         )
         return self.head(levels), anchors
 
-    def losses(self, images: Tensor, objects: Sequence[Objects]) -> dict[str, Tensor]:
+    def assign(self, images: Tensor, objects: Sequence[Objects]) -> Assigned:
+        """See clq.assign; needs the images' size alone."""
+        sizes = [(images.shape[1] // s, images.shape[2] // s) for s in self.config.strides]
+        scale = self.config.head.anchor_scale
+        return assign(anchors_for(sizes, self.config.strides, scale, images.device), objects)
+
+    def losses(
+        self, images: Tensor, objects: Sequence[Objects], assigned: Assigned | None = None
+    ) -> dict[str, Tensor]:
         """See clq.criterion."""
         predictions, anchors = self(images)
-        return criterion(predictions, anchors, objects, self.config.head)
+        return criterion(predictions, anchors, objects, self.config.head, assigned)
 
     def candidates(self, images: Tensor) -> Candidates:
         """The best (anchor, class) pairs of each image, before NMS: what export traces."""

@@ -1,70 +1,105 @@
 """The training loop."""
 
-from collections.abc import Iterator
-from functools import partial
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
-from clq_train.checkpoint import list_checkpoints, load_state, save_checkpoint
+from clq_train.batches import batches, images_at_once
+from clq_train.checkpoint import checkpoint_folder, load_state
 from clq_train.coco import Record, load_split
 from clq_train.config import Config
-from clq_train.errors import ConfigError
-from clq_train.metrics_file import MetricsFile
-from clq_train.samples import Batch, SampleStream, collate
-from clq_train.trainer import Trainer
+from clq_train.device import check_precision, open_own_device
+from clq_train.errors import TrainingError
+from clq_train.event_file import check_tensorboard
+from clq_train.keeping import Keeper
+from clq_train.nonfinite import write_dump
+from clq_train.processes import Processes, find_processes, joined, wait_for_all
+from clq_train.resuming import check_resumed
+from clq_train.run_folder import find_start, opened
+from clq_train.samples import Batch
+from clq_train.trainer import NotFinite, Trainer
+
+log = logging.getLogger(__name__)
 
 
 def fit(config: Config, run: Path, resume: bool = False, progress: bool = True) -> Path:
     """Trains on the split `train` and returns the folder of the last checkpoint.
 
     config    of the run; saved in every checkpoint
-    run       folder of the run; must be empty unless `resume`, which goes on from its last
-              checkpoint
-    progress  a progress bar on stderr with the losses, the learning rate and the time left
+    run       folder of the run; must hold no checkpoint unless `resume`, which goes on from its
+              last one, or begins if there is none
+    progress  on stderr: a bar on a terminal, lines elsewhere
 
-    Raises DataError for broken annotations before the first step, TrainingError for a non-finite
-    loss.
+    Under torchrun every process calls it. What can be wrong with configuration, data, checkpoint
+    and hardware is found before the first step: ConfigError, DataError, CheckpointError. A run that
+    can't go on raises TrainingError, or one of them; its checkpoints are whole.
     """
-    existing = list_checkpoints(run)
-    if existing and not resume:
-        raise ConfigError(f"{run}: holds checkpoints already; give --resume or another --out")
+    processes = find_processes()
+    check_precision(config.run.autocast, open_own_device(config.run.device, processes))
+    images_at_once(config.schedule, processes)
+    if config.run.tensorboard:
+        check_tensorboard()
+    begin = find_start(run, resume)
+    if begin is not None:
+        for line in check_resumed(begin, config):
+            log.info("resumed with another configuration: %s", line)
+    elif resume:
+        log.info("%s: nothing to resume: the run begins", run)
     records = load_split(config.data, "train")
-    run.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, resumed=bool(existing))
-    start = trainer.restore(load_state(existing[-1])) if existing else 0
-    steps = config.schedule.steps
-    last = existing[-1] if existing else run
-    bar = tqdm(total=steps, initial=start, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, MetricsFile(run / "metrics.csv", start) as metrics:
-        for step, batch in enumerate(batches(records, config, start), start + 1):
-            values = trainer.step(batch, step)
-            metrics.write(step, values)
-            bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in values.items()), refresh=False)
-            bar.update()
-            if step % config.run.checkpoint_every == 0 or step == steps:
-                last = save_checkpoint(run, step, trainer.weights(), trainer.state(step), config)
-    return last
+    if config.run.eval_every is not None:
+        load_split(config.data, "val")
+    state = None if begin is None else load_state(begin)
+
+    try:
+        _train(config, run, records, state, processes, progress)
+    except OSError as error:
+        raise TrainingError(
+            f"{error.filename or run}: {error.strerror or error}; the checkpoints of the run are "
+            "whole, --resume goes on from the last"
+        ) from error
+    return checkpoint_folder(run, config.schedule.steps)
 
 
-def batches(records: list[Record], config: Config, start: int) -> Iterator[Batch]:
-    """The batches of steps start + 1 .. schedule.steps."""
-    stream = SampleStream(records, config)
-    first = start * config.schedule.batch
-    loader = DataLoader(
-        Subset(stream, range(first, len(stream))),
-        batch_size=config.schedule.batch,
-        num_workers=config.run.workers,
-        collate_fn=partial(
-            collate, multiple=config.model.strides[-1], pad_value=config.input.pad_value
-        ),
-        # Workers inherit the parent's threads setting; one each keeps them out of the model's way.
-        worker_init_fn=_one_thread,
-    )
-    return iter(loader)
+def _train(
+    config: Config,
+    run: Path,
+    records: Sequence[Record],
+    state: dict[str, Any] | None,
+    processes: Processes,
+    progress: bool,
+) -> None:
+    with ExitStack() as stack:
+        if processes.leads:
+            stack.enter_context(opened(run))
+        stack.enter_context(joined(processes, open_own_device(config.run.device, processes)))
+        trainer = Trainer(config, state is not None, processes)
+        start = 0 if state is None else trainer.restore(state)
+        keeper = None
+        if processes.leads:
+            keeper = stack.enter_context(Keeper(config, run, trainer, start, progress))
+        for step, parts in enumerate(batches(records, config, start, processes), start + 1):
+            values = _step(trainer, parts, step, run)
+            if keeper is not None:
+                keeper.after(step, values)
 
 
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _step(trainer: Trainer, parts: Sequence[Batch], step: int, run: Path) -> dict[str, float]:
+    """Trainer.step; a batch that can't be trained on is kept in the folder of the run."""
+    try:
+        return trainer.step(parts, step)
+    except NotFinite as error:
+        if error.mine:
+            dump = write_dump(run, step, trainer, error)
+        wait_for_all()  # nobody ends before every dump is whole
+        if not error.mine:
+            wait_for_all()  # for ever: one that has the cause tells it, and torchrun ends all
+        raise TrainingError(f"{error}\nto see it again: clq-train replay {dump}") from error
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"step {step}: the GPU's memory is full ({error}); raise schedule.accumulate: each "
+            "doubling halves what is computed at once"
+        ) from error
