@@ -212,11 +212,12 @@ def test_the_report_fits_wide_and_narrow_in_both_colour_schemes(reports):
 def test_an_8_bit_bundle_is_measured_as_it_is_served(
     clq_train, bundle_folder, checkpoint, shapes_folder, tmp_path
 ):
-    from clq_export.int8_bundle import Int8Request, export_int8
+    from clq_export.reduced_bundle import ReducedRequest, export_reduced
     from clq_train.config import load_config
 
-    request = Int8Request(
+    request = ReducedRequest(
         bundle=bundle_folder,
+        precision="int8",
         config=load_config(checkpoint / "config.yaml", []),
         split="val",
         out=tmp_path,
@@ -227,7 +228,7 @@ def test_an_8_bit_bundle_is_measured_as_it_is_served(
         command="clq-train eval",
         threads=1,
     )
-    made = export_int8(request)
+    made = export_reduced(request)
     annotations = shapes_folder / "annotations.json"
     code, out, err = clq_train("eval", made.folder, "--data", annotations, "--json")
     assert code == 0, err
