@@ -25,11 +25,11 @@ def in_a_worker(work):
     assert process.exitcode == 0
 
 
-def stream_of(folder, cache_mib):
+def stream_of(folder, cache_mib, trainings=1):
     tree = shapes_tree(folder)
     tree["run"]["cache_mib"] = cache_mib
     config = parse_config(tree, "test")
-    return SampleStream(load_split(config.data, "train"), config)
+    return SampleStream(load_split(config.data, "train"), config, trainings)
 
 
 def test_what_one_worker_decodes_no_other_decodes_again(tmp_path):
@@ -46,6 +46,14 @@ def test_what_one_worker_decodes_no_other_decodes_again(tmp_path):
 
     read_all()
     in_a_worker(read_all)
+
+
+def test_several_trainings_on_a_machine_share_out_the_limit(tmp_path):
+    stream = stream_of(write_shapes(tmp_path / "shapes"), 1, trainings=10)
+    for position in range(4):
+        stream[position]
+    kept = [stream._cache.get(index) is not None for index in range(4)]
+    assert kept == [True, True, False, False]  # 2 of 49,152 bytes fit into 104,857
 
 
 SIZES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12)

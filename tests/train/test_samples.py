@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from shapes_data import shapes_tree, write_shapes
 
+from clq_train.batches import batches
 from clq_train.coco import Record, load_split
 from clq_train.config import parse_config
 from clq_train.errors import DataError
-from clq_train.fit import batches
 from clq_train.samples import SampleStream, collate, read_pixels
 
 
@@ -56,7 +56,8 @@ def test_any_number_of_workers_gives_the_same_stream_and_no_sample_twice(shapes)
     for workers in (0, 1, 2, 4):
         tree["run"]["workers"] = workers
         config = parse_config(tree, "test")
-        streams.append(list(batches(load_split(config.data, "train"), config, 0)))
+        records = load_split(config.data, "train")
+        streams.append([batch for parts in batches(records, config, 0) for batch in parts])
     for other in streams[1:]:
         assert len(other) == len(streams[0]) == 4
         for ours, theirs in zip(streams[0], other, strict=True):

@@ -20,9 +20,10 @@ def batches(
 
     Raises DataError for an image that can't be read, TrainingError for a worker that was killed.
     """
+    processes = processes or Processes()
     loader = DataLoader(
-        SampleStream(records, config),
-        batch_sampler=positions(config.schedule, start, processes or Processes()),
+        SampleStream(records, config, processes.local_count),
+        batch_sampler=positions(config.schedule, start, processes),
         num_workers=config.run.workers,
         collate_fn=partial(
             collate, multiple=config.model.strides[-1], pad_value=config.input.pad_value
