@@ -147,6 +147,7 @@ def test_an_export_that_differs_from_torch_leaves_nothing_behind(
     weights = load_file(other / "model.safetensors")
     weights["head.cls.bias"] += 0.05
     save_file(weights, other / "model.safetensors")
+    (other / "SHA256SUMS").unlink()
     monkeypatch.setattr(
         bundle_module,
         "write_graph",

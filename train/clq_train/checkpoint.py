@@ -148,7 +148,10 @@ def _verify(checkpoint: Path, name: str) -> None:
     except OSError as error:
         raise CheckpointError(f"{checkpoint / name}: {error.strerror}") from error
     if sums.get(name) != found:
-        raise CheckpointError(f"{checkpoint / name}: damaged: its SHA-256 is not that in {SUMS}")
+        raise CheckpointError(
+            f"{checkpoint / name}: damaged: its SHA-256 is not that in {SUMS} (which goes, if you "
+            "changed the file yourself)"
+        )
 
 
 def _sha256(path: Path) -> str:
