@@ -22,6 +22,7 @@ from clq_train.coco import Record, load_split
 from clq_train.config import Config, load_config, parse_config
 from clq_train.trainer import Trainer
 
+AHEAD = 2  # batches that a DataLoader lets each worker prepare
 WARM_STEPS = 4  # in which the workers fill their queues, and torch its caches
 
 
@@ -51,7 +52,8 @@ def main() -> None:
 
 def print_share(trainer: Trainer, records: list[Record], config: Config, steps: int) -> None:
     epoch = -(-len(records) // config.schedule.batch)
-    phases = (epoch, steps, WARM_STEPS, steps)
+    # Longer than is timed, so that the workers are as busy in the last step as in the first.
+    phases = (epoch, steps, WARM_STEPS, steps, AHEAD * config.run.workers)
     loader = batches(records, changed(config, "schedule", steps=sum(phases)), 0)
     for _ in range(epoch):  # reads every image once
         next(loader)
