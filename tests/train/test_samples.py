@@ -47,7 +47,9 @@ def test_a_batch_says_which_images_it_holds(shapes):
     assert sorted(ids[:3]) == sorted(ids[3:]) == [1, 2, 3]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create", "ignore:.*fork:DeprecationWarning"
+)
 def test_any_number_of_workers_gives_the_same_stream_and_no_sample_twice(shapes):
     tree = shapes_tree(shapes)
     tree["schedule"] |= {"steps": 4, "batch": 3}
