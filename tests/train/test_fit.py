@@ -54,10 +54,11 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(tree, tmp_path):
 
 
 def test_training_reduces_the_loss(tree, tmp_path):
-    fit(config_of(tree, steps=40, batch=4), tmp_path / "run", progress=False)
+    tree["run"]["checkpoint_every"] = 24
+    fit(config_of(tree, steps=24), tmp_path / "run", progress=False)
     rows = read_metrics(tmp_path / "run")
     totals = [float(r["cls"]) + float(r["reg"]) + float(r["lqe"]) for r in rows]
-    assert len(totals) == 40
+    assert len(totals) == 24
     assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
 
 
@@ -175,6 +176,11 @@ def test_the_step_schedule_warms_up_and_drops_after_epochs_8_and_11_of_12():
     assert rates[499] == rates[799] == 0.01
     assert rates[800] == rates[1099] == pytest.approx(0.001)
     assert rates[1100] == rates[-1] == pytest.approx(0.0001)
+
+
+def test_drops_that_are_epochs_and_not_shares_are_refused():
+    with pytest.raises(ValueError, match=r"drops \[8.0, 11.0\]: expected rising shares of the run"):
+        schedule(drops=[8, 11])
 
 
 def test_the_cosine_schedule_falls_from_the_rate_to_zero():

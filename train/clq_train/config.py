@@ -233,6 +233,12 @@ class ScheduleConfig(Section):
         default=None, gt=0, lt=1, description="final decay of the weights' average"
     )
 
+    @model_validator(mode="after")
+    def _drops_are_shares(self) -> Self:
+        if self.drops != sorted(self.drops) or not all(0 < share < 1 for share in self.drops):
+            raise ValueError(f"drops {self.drops}: expected rising shares of the run in (0, 1)")
+        return self
+
 
 class RunConfig(Section):
     seed: int = 0

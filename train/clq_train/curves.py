@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from clq_train.errors import DataError
+from clq_train.errors import DataError, TrainingError
 from clq_train.metrics_file import read_metrics
 from clq_train.progress import LOSS_TERMS
 
@@ -22,7 +22,7 @@ Doubles = npt.NDArray[np.float64]
 def draw_curves(run: Path) -> Path:
     """Draws RUN/curves.png from metrics.csv and eval.csv, and returns it.
 
-    Raises DataError if nothing has been trained there.
+    Raises DataError if nothing has been trained there, TrainingError if it can't be written.
     """
     rows, evaluations = read_metrics(run / "metrics.csv"), read_metrics(run / "eval.csv")
     if not rows:
@@ -41,10 +41,13 @@ def draw_curves(run: Path) -> Path:
         panel.spines[["top", "right"]].set_visible(False)
         if len(panel.get_legend_handles_labels()[1]) > 1:
             panel.legend(frameon=False)
-    beside = run / "curves.tmp"
-    figure.savefig(beside, format="png")
-    os.replace(beside, run / "curves.png")
-    return run / "curves.png"
+    picture, beside = run / "curves.png", run / ".curves.png.tmp"
+    try:
+        figure.savefig(beside, format="png")
+        os.replace(beside, picture)
+    except OSError as error:
+        raise TrainingError(f"{picture}: {error.strerror}") from error
+    return picture
 
 
 def _noisy(panel: Axes, title: str, rows: list[dict[str, str]], names: tuple[str, ...]) -> None:

@@ -87,7 +87,7 @@ def detect_all(
     tap, nms = _Tap(engine), ClassNms()
     detector, by_class = Detector(tap, nms, rule), Detector(_ByClass(tap, options.score), nms, rule)
     for record in tqdm(
-        records, disable=None if progress else True, unit="image", dynamic_ncols=True
+        records, disable=None if progress else True, unit="image", dynamic_ncols=True, leave=None
     ):
         prepared = detector.prepare(read_pixels(record, rule.background))
         (detections,), _ = detector.detect_prepared([prepared], options)

@@ -1,6 +1,5 @@
 """What a run tells and leaves as it goes: progress, figures, checkpoints and the best of them."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +32,8 @@ class Keeper:
         self._config, self._run, self._trainer, self._shown = config, run, trainer, shown
         self._open = ExitStack()
         self._metrics = self._open.enter_context(MetricsFile(run / "metrics.csv", start))
-        self._evaluations = self._open.enter_context(MetricsFile(run / "eval.csv", start))
+        if config.run.eval_every is not None:
+            self._evaluations = self._open.enter_context(MetricsFile(run / "eval.csv", start))
         self._events: EventFile | None = None
         if config.run.tensorboard:
             self._events = EventFile(run, start)
@@ -81,7 +81,7 @@ class Keeper:
             self._config.data,
             "val",
             DetectOptions(limits.score, limits.iou, limits.max),
-            progress=self._shown and sys.stderr.isatty(),
+            progress=self._shown,
         )
         values = {name: float(getattr(found, name)) for name in MEASURED}
         best = values["ap"] > self._best_ap
