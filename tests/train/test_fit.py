@@ -14,7 +14,7 @@ from clq_train.backbone import build_backbone
 from clq_train.checkpoint import list_checkpoints, load_model, load_state
 from clq_train.clq import Objects
 from clq_train.config import BackboneConfig, ScheduleConfig, parse_config
-from clq_train.errors import CheckpointError, ConfigError, DataError
+from clq_train.errors import CheckpointError, ConfigError, DataError, TrainingError
 from clq_train.fit import fit
 from clq_train.samples import Batch
 from clq_train.schedule import learning_rate
@@ -106,6 +106,30 @@ def test_a_run_goes_on_with_other_options_that_are_said_but_not_with_another_mod
         "schedule.ema: was 0.9, is None",
         "schedule.optimizer: was adamw, is sgd",
     ]
+
+
+def test_the_state_of_another_model_is_refused_though_the_configuration_fits(tree, tmp_path):
+    last = fit(config_of(tree, steps=1), tmp_path / "run", progress=False)
+    state = load_state(last)
+    del state["model"]["head.scales"]
+    state["model"]["head.cls.bias"] = torch.zeros(3)
+    torch.save(state, last / "train_state.pt")
+    (last / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError) as raised:
+        fit(config_of(tree, steps=2), tmp_path / "run", resume=True, progress=False)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{last}: the state is not this model's: ")
+    assert "head.scales" in line
+    assert "head.cls.bias: copying a param with shape torch.Size([3])" in line
+
+
+def test_a_gpu_whose_memory_is_full_is_told_with_what_helps(tree, tmp_path, monkeypatch):
+    def full(trainer, parts, step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    with pytest.raises(TrainingError, match=r"step 1: .* is full \(CUDA .*raise schedule\.accum"):
+        fit(config_of(tree), tmp_path / "run", progress=False)
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(tree, tmp_path):

@@ -3,7 +3,7 @@
 ClqTrainError
 ├── ConfigError       a configuration file or an override
 ├── DataError         annotations or images
-├── CheckpointError   a checkpoint that can't be read
+├── CheckpointError   a checkpoint that can't be read, written or gone on with
 └── TrainingError     a run that can't go on (a non-finite loss)
 """
 

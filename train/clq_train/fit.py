@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,12 +49,10 @@ def fit(config: Config, run: Path, resume: bool = False, progress: bool = True) 
     elif resume:
         log.info("%s: nothing to resume: the run begins", run)
     records = load_split(config.data, "train")
-    if config.run.eval_every is not None:
+    if config.run.eval_every is not None and processes.leads:
         load_split(config.data, "val")
-    state = None if begin is None else load_state(begin)
-
     try:
-        _train(config, run, records, state, processes, progress)
+        _train(config, run, records, begin, processes, progress)
     except OSError as error:
         raise TrainingError(
             f"{error.filename or run}: {error.strerror or error}; the checkpoints of the run are "
@@ -68,7 +65,7 @@ def _train(
     config: Config,
     run: Path,
     records: Sequence[Record],
-    state: dict[str, Any] | None,
+    begin: Path | None,
     processes: Processes,
     progress: bool,
 ) -> None:
@@ -76,8 +73,8 @@ def _train(
         if processes.leads:
             stack.enter_context(opened(run))
         stack.enter_context(joined(processes, open_own_device(config.run.device, processes)))
-        trainer = Trainer(config, state is not None, processes)
-        start = 0 if state is None else trainer.restore(state)
+        trainer = Trainer(config, begin is not None, processes)
+        start = 0 if begin is None else trainer.restore(load_state(begin), begin)
         keeper = None
         if processes.leads:
             keeper = stack.enter_context(Keeper(config, run, trainer, start, progress))
@@ -92,10 +89,9 @@ def _step(trainer: Trainer, parts: Sequence[Batch], step: int, run: Path) -> dic
     try:
         return trainer.step(parts, step)
     except NotFinite as error:
-        if error.mine:
-            dump = write_dump(run, step, trainer, error)
+        dump = write_dump(run, step, trainer, error) if error.mine else None
         wait_for_all()  # nobody ends before every dump is whole
-        if not error.mine:
+        if dump is None:
             wait_for_all()  # for ever: one that has the cause tells it, and torchrun ends all
         raise TrainingError(f"{error}\nto see it again: clq-train replay {dump}") from error
     except torch.OutOfMemoryError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from clq_train.clq import Assigned, Objects
 from clq_train.config import Config
 from clq_train.detector import ClqDetector
 from clq_train.device import AUTOCAST, check_precision, open_own_device
-from clq_train.errors import ConfigError, TrainingError
+from clq_train.errors import CheckpointError, ConfigError, TrainingError
 from clq_train.init_weights import load_init
 from clq_train.processes import Processes, mean_over_processes
 from clq_train.samples import Batch
@@ -128,11 +129,18 @@ class Trainer:
             "average": None if self.average is None else self.average.weights,
         }
 
-    def restore(self, state: dict[str, Any]) -> int:
-        """Takes up a saved state, of the same model and optimiser, and returns its step."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+    def restore(self, state: dict[str, Any], source: Path) -> int:
+        """Takes up what a checkpoint holds and returns its step.
+
+        Raises CheckpointError naming the source for the state of another model or optimiser.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = " ".join(str(error).split())  # torch lists every tensor on a line of its own
+            raise CheckpointError(f"{source}: the state is not this model's: {why:.400}") from error
         if self.average is not None:
             self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
         return int(state["step"])
@@ -166,9 +174,11 @@ class Trainer:
         ).tolist()
         values = dict(zip(parts[0], means, strict=True))
         loss_is_finite = all(math.isfinite(value) for value in means)
-        skips = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        norm_is_fine = math.isfinite(norm_value) or (
+            self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        )
         rate = self.optimizer.param_groups[0]["lr"]
-        if not loss_is_finite or not (math.isfinite(norm_value) or skips):
+        if not (loss_is_finite and norm_is_fine):
             losses = [{k: v.item() for k, v in part.items()} for part in parts]
             what = "gradient" if loss_is_finite else "loss"
             raise NotFinite(
