@@ -91,3 +91,9 @@ def test_the_configuration_is_frozen(file):
 
 def test_a_checkpoint_of_before_init_still_reads(file):
     assert load_config(file, ["model.backbone.weights=null"]) == load_config(file, [])
+
+
+def test_a_bare_off_is_no_autocast(file):
+    assert load_config(file, ["run.autocast=off"]).run.autocast == "off"
+    with pytest.raises(ConfigError, match=r"run\.autocast: Input should be 'off', 'bfloat16' or"):
+        load_config(file, ["run.autocast=on"])

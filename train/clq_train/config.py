@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clq_serve.preprocess import InputRule
 from clq_train.errors import ConfigError
@@ -260,6 +260,12 @@ class RunConfig(Section):
     sync_norm: bool = Field(
         default=False, description="batch norms see the images of all processes; GPUs only"
     )
+
+    @field_validator("autocast", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        """YAML 1.1 reads a bare `off` as false."""
+        return "off" if value is False else value
 
 
 class EvalConfig(Section):
