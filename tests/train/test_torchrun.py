@@ -27,23 +27,9 @@ def tree(tmp_path):
 def start(tree, tmp_path, *options, processes=2, restarts=0):
     (tmp_path / "run.yaml").write_text(dump_config(parse_config(tree, "test")))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [
-        *torchrun,
-        f"--max-restarts={restarts}",
-        "-m",
-        "clq_train",
-        "fit",
-        str(tmp_path / "run.yaml"),
-    ]
+    ours = ["-m", "clq_train", "fit", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run")]
     return subprocess.Popen(
-        [
-            sys.executable,
-            *command,
-            str(tmp_path / "run.yaml"),
-            "--out",
-            str(tmp_path / "run"),
-            *options,
-        ],
+        [sys.executable, *torchrun, f"--max-restarts={restarts}", *ours, *options],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -152,8 +138,10 @@ def test_after_a_kill_torchrun_starts_both_again_and_one_alone_can_go_on(tree, t
     os.kill(int(children[-1]), signal.SIGKILL)
     out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
-    (told,) = our_errors(err)
-    assert told.startswith("clq-train: another process of the run has ended")
+    # torchrun may end the other before it has told that it is left alone.
+    for told in our_errors(err):
+        assert told.startswith("clq-train: another process of the run has ended")
+    assert len(our_errors(err)) <= 1
     assert out.endswith("step-000024\n")
     assert [int(row["step"]) for row in read_metrics(run / "metrics.csv")] == list(range(1, 25))
     tree["schedule"]["steps"] = 26
