@@ -50,7 +50,11 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=FOR_EVER)
+    store, rank, count = next(dist.rendezvous("env://", timeout=FOR_EVER))
+    # torchrun's store outlives the processes that it starts again: without a prefix they would read
+    # the addresses of those that are gone.
+    own_store = dist.PrefixStore(f"attempt-{_attempt()}", store)
+    dist.init_process_group(backend, store=own_store, rank=rank, world_size=count, timeout=FOR_EVER)
     try:
         yield
     except RuntimeError as error:
@@ -84,9 +88,13 @@ def first_to_fail() -> bool:
     if find_processes().count == 1:
         return True
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         store = dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-        return store.add(f"clq_train/errors/{attempt}", 1) == 1
+        return store.add(f"clq_train/errors/{_attempt()}", 1) == 1
     except RuntimeError:  # nobody to ask any more
         return True
+
+
+def _attempt() -> str:
+    """How often torchrun has started the processes again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
