@@ -19,15 +19,15 @@ from clq_serve.candidates import Candidates
 from clq_serve.detector import DetectOptions
 from clq_serve.preprocess import Pixels
 from clq_train.average import Average
+from clq_train.batches import batches
 from clq_train.coco import load_split
 from clq_train.config import Config
 from clq_train.detector import PIXEL_MEAN, PIXEL_STD, ClqDetector
+from clq_train.device import AUTOCAST
 from clq_train.evaluate import evaluate
-from clq_train.fit import batches
 from clq_train.init_weights import load_init
 from clq_train.measure import Evaluation
 from clq_train.schedule import build_optimizer, learning_rate
-from clq_train.trainer import AUTOCAST
 
 PEERS = ("torchvision-fcos", "torchvision-retinanet")
 SLOTS = 300
@@ -104,7 +104,7 @@ def train_peer(name: str, config: Config, split: str) -> Evaluation:
     optimizer = build_optimizer(model, config.schedule)
     average = Average(model, config.schedule.ema) if config.schedule.ema else None
     dtype = AUTOCAST.get(config.run.autocast)
-    for step, batch in enumerate(batches(load_split(config.data, "train"), config, 0), 1):
+    for step, (batch,) in enumerate(batches(load_split(config.data, "train"), config, 0), 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.schedule, step)
         images = list(batch.images.permute(0, 3, 1, 2).float() / 255)
