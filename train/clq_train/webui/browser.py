@@ -127,6 +127,7 @@ def _load(page: Page, job: Job, url: str, wait_ms: int, dark: str, fonts: str | 
     if job.font and fonts:
         page.add_style_tag(url=fonts)
         page.evaluate(_page_function("swapFont"), job.font)
+    page.evaluate(_page_function("keepInPlace"))
     page.evaluate("() => document.fonts.ready.then(() => 0)")
     page.evaluate(EXTRACTOR)
 

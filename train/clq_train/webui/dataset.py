@@ -1,5 +1,6 @@
 """A whole build: fetch, serve, plan, render, write."""
 
+import contextlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from clq_train.errors import DataError
 from clq_train.webui import coco
+from clq_train.webui.apps import apps, install, running
 from clq_train.webui.build import Browsers, Render, run, write_whole
 from clq_train.webui.compose.composers import Composer, composer_of
 from clq_train.webui.fetch import fetch
@@ -52,7 +54,11 @@ def build_dataset(
     fetch(packages + ([] if system_fonts else font_packages()), cache)
     fonts = None if system_fonts else write_fontconfig(cache)
     composers: dict[str, Composer] = {}
-    with PageServer(families, cache, packages, {}) as server:
+    with PageServer(families, cache, packages, {}) as server, contextlib.ExitStack() as started:
+        ports = {}
+        for name in sorted({f.app for f in families if f.app}):
+            folder = install(apps()[name], cache)
+            ports[name] = started.enter_context(running(apps()[name], folder))
         for family in families:
             composer = composer_of(family, server.root(family) if family.packages else None)
             if composer is not None:
@@ -65,7 +71,7 @@ def build_dataset(
         )
         by_name = {f.name: f for f in families}
         run(
-            [_render(j, by_name[j.family], server.port) for j in jobs],
+            [_render(j, by_name[j.family], server.port, ports) for j in jobs],
             out,
             workers,
             Browsers(executable, fonts),
@@ -88,13 +94,16 @@ def _remember(out: Path, settings: Settings) -> None:
 
 
 def _pages(family: Family, composer: Composer | None, server: PageServer) -> list[str]:
+    if family.app:
+        return apps()[family.app].all_pages()
     pages = composer.pages if composer else static_pages(family, server.root(family))
     if not pages:
         raise DataError(f"families.toml: {family.name}: no pages match {list(family.globs)}")
     return pages
 
 
-def _render(job: Job, family: Family, port: int) -> Render:
+def _render(job: Job, family: Family, port: int, app_ports: dict[str, int]) -> Render:
     base = f"http://{family.name}.localhost:{port}"
     font = f"{base}/__font/{job.font.replace(' ', '%20')}.css" if job.font else None
-    return Render(job, f"{base}/{job.page}", family.wait_ms, family.dark, font)
+    at = f"http://127.0.0.1:{app_ports[family.app]}" if family.app else base
+    return Render(job, f"{at}/{job.page}", family.wait_ms, family.dark, font)

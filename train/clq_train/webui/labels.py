@@ -20,6 +20,7 @@ TEXT_LEVELS, PICTURE_LEVELS, CONTROL_LEVELS = 18, 10, 8
 TEXTS = {"icon", "text", "link", "nav_item", "heading", "badge"}
 PICTURES = {"image", "chart", "video"}
 CONTROLS = {"button", "text_input", "select", "checkbox", "radio", "switch"}
+FIELDS = {"text_input", "select"}
 ONE_THING = CONTROLS | PICTURES | {"icon", "badge", "heading", "progress", "slider"}
 
 Rect = tuple[float, float, float, float]
@@ -55,7 +56,10 @@ def label_shot(shot: Shot, scale: float) -> tuple[Image.Image, list[Label]]:
 def without_repeats(findings: Sequence[Finding]) -> list[Finding]:
     """One finding for each thing: the outer of two that say the same, large before small."""
     kept: list[Finding] = []
-    for finding in sorted(findings, key=lambda f: (f.fine == "icon", -_area(f.rect))):
+    # A field is drawn like a button by some libraries: where the rules found both, it is the field.
+    for finding in sorted(
+        findings, key=lambda f: (f.fine == "icon", f.fine not in FIELDS, -_area(f.rect))
+    ):
         if not any(_says_the_same(outer, finding) for outer in kept):
             kept.append(finding)
     return kept
@@ -71,6 +75,8 @@ def _says_the_same(outer: Finding, inner: Finding) -> bool:
     one, other = outer.fine, inner.fine
     if one == other:
         return iou > 0.85 or (inside > 0.9 and one in ONE_THING) or (inside > 0.95 and iou > 0.5)
+    if other == "button" and one in FIELDS:
+        return iou > 0.6
     if other == "text" and one in ("heading", "badge", "button", "text_input", "select"):
         return inside > 0.9 and (one != "heading" or iou > 0.5)
     if other == "icon" and one in ("image", "checkbox", "radio", "switch"):

@@ -51,6 +51,15 @@ function darken(theme) {
   else if (name) document.documentElement.setAttribute(name, value);
 }
 
+// A page from right to left that is wider than the view: a picture of it shows another part than the one
+// that its boxes are measured in. It is cut to the view.
+function keepInPlace() {
+  if (getComputedStyle(document.documentElement).direction !== "rtl" &&
+    getComputedStyle(document.body).direction !== "rtl") return;
+  document.documentElement.style.setProperty("overflow-x", "hidden", "important");
+  document.body.style.setProperty("overflow-x", "clip", "important");
+}
+
 // Scrolls the page, or the largest element that scrolls where the page does not.
 function scrollToFraction(fraction) {
   const height = Math.max(document.documentElement.scrollHeight, document.body.scrollHeight) - innerHeight;

@@ -217,6 +217,9 @@ class PageServer:
             page = self.composers[family.name](address.lstrip("/"))
             if page is not None:
                 return HTML, _rewritten(page.encode(), html=True)
+        given = (family.options or {}).get("files", {})
+        if path[1:] in given:
+            return "text/javascript", given[path[1:]].encode()
         if not family.packages:
             return None
         file = _inside(self.root(family), path.lstrip("/"))

@@ -55,7 +55,7 @@ class Family:
     globs     of the pages
     exclude   pattern of pages that are left out
     composer  name of the composer in compose/, for pages of our own
-    options   of the composer
+    options   of the composer; files: content of scripts that the package lacks, by path
     app       name of the application in apps/, which runs while its pages are rendered
     wait_ms   from the page's load event to its first picture
     dark      "attribute=value" of <html> or ".class" of <body> that gives the dark theme
@@ -116,9 +116,13 @@ def chosen_families(names: list[str] | None) -> list[Family]:
 
 
 def needed_packages(families: list[Family]) -> list[Package]:
-    """What these families are rendered from: their own packages and those that stand in."""
+    """What these families are rendered from: their own packages, those that stand in, fonts."""
     own = {key for family in families for key in (*family.packages, *family.vendor)}
-    return [p for p in all_packages().values() if p.key in own or p.vendor]
+    return [
+        p
+        for p in all_packages().values()
+        if p.key in own or p.vendor or p.name.startswith("@fontsource/")
+    ]
 
 
 def static_pages(family: Family, root: Path) -> list[str]:

@@ -42,20 +42,22 @@ def document(library: Library, body: str, rng: random.Random, language: str, dir
     dark = rng.random() < 0.25 and (library.dark or library.dark_styles)
     styles = library.dark_styles if dark and library.dark_styles else library.styles
     key, _, value = library.dark.partition("=")
-    attribute = f' {key}="{value}"' if dark and library.dark else ""
+    attribute = f" {library.html}" + (f' {key}="{value}"' if dark and library.dark else "")
+    if library.theme_attribute:
+        attribute += f' {library.theme_attribute}="{theme}"'
+    body = library.wrap.replace("$body", body) if library.wrap else body
     head = "".join(
         f'<link rel="stylesheet" href="/__lib/{s.replace("$theme", theme)}">' for s in styles
     )
     scheme = ":root{color-scheme:dark}" if dark else ""
-    inside = (
-        f'<div id="app">{body}</div><script>{library.mount}</script>' if library.mount else body
-    )
+    scripts = "".join(_script(s) for s in library.scripts)
+    if library.mount:
+        body, scripts = f'<div id="app">{body}</div>', f"{scripts}<script>{library.mount}</script>"
     return (
         f'<!doctype html><html lang="{language}" dir="{direction}"{attribute}><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{library.name}</title>'
         f"{head}<style>{scheme}{library.css}</style>"
-        f"{''.join(_script(s) for s in library.scripts if library.mount)}</head><body {library.body}>{inside}"
-        f"{''.join(_script(s) for s in library.scripts if not library.mount)}</body></html>"
+        f"</head><body {library.body}>{body}{scripts}</body></html>"
     )
 
 

@@ -43,10 +43,12 @@ class Library:
     """A component library.
 
     styles, scripts  addresses; scripts that end in ".mjs" or start with "module:" are modules
-    dark             attribute of <html> for the dark theme, "" for none; or a style sheet
+    dark             attribute=value of <html> for the dark theme; dark_styles: in place of styles
+    html, body       attributes of these elements
+    wrap             around the body, as $body
     icons            templates of an icon with $icon, a name out of icon_names; empty: our own drawings
     parts            templates by kind; a list is a choice
-    themes           names that $theme in styles may have
+    themes           names that $theme in styles may have, or the theme_attribute of <html>
     mount            script that runs after the page is there; the page is then inside <div id="app">
     """
 
@@ -56,10 +58,13 @@ class Library:
     css: str = ""
     dark: str = ""
     dark_styles: list[str] = field(default_factory=list)
+    html: str = ""
     body: str = ""
+    wrap: str = ""
     icon: str = ""
     icon_names: str = ""
     themes: str = ""
+    theme_attribute: str = ""
     mount: str = ""
     parts: Mapping[str, str | list[str]] = field(default_factory=dict)
 

@@ -9,11 +9,15 @@ const ICON_FONT = /material|icon|awesome|glyph|feather|remix|themify|simple-line
 const NAVIGATION = /(^|[\s_-])(nav|navbar|navigation|menu|menubar|submenu|sidebar|sidenav|sidemenu|pagination|pager|paginate_button|breadcrumbs?|tabs|tablist|tabbar|dropdown-menu|topbar|topnav|toctree|offcanvas|treeview|stepper|list-group|bottom-nav|subnav|drawer)($|[\s_-]|__)/i;
 const BUTTON = /(^|\s)(btn|button|ui button|mdl-button|uk-button|pure-button|fr-btn|govuk-button|usa-button|nhsuk-button|slds-button|ui-button|ui-btn|mdc-button|waves-button)(\s|$|--)/i;
 const BADGE = /(^|[\s_-])(badge|chip|tag|pill|label-(default|primary|success|info|warning|danger)|uk-label|uk-badge|label)(\s|$|[_-])/i;
-const SELECT = /select2-selection(\s|$)|choices__inner|selectize-input|chosen-single|ts-control|bootstrap-select>|SumoSelect|nice-select|ui-selectmenu-button|vscomp-toggle|multiselect dropdown-toggle|ui (fluid )?(search )?(selection )?dropdown|selectric(\s|$)/;
-const SLIDER = /(^|\s)(noUi-target|irs|ui-slider|range-slider|mdl-slider__container|slider-horizontal|bootstrap-slider|rc-slider|el-slider__runway|v-slider|q-slider|n-slider|ant-slider|van-slider)(\s|$)/;
-const SLIDER_HANDLE = ".noUi-handle,.ui-slider-handle,.el-slider__button,.v-slider-thumb,.n-slider-handle,.ant-slider-handle,.van-slider__button";
-const PROGRESS = /(^|\s)(progress|mdl-progress|ui progress|uk-progress)(\s|$)/;
+const SELECT = /select2-selection(\s|$)|choices__inner|selectize-input|chosen-single|ts-control|bootstrap-select>|SumoSelect|nice-select|ui-selectmenu-button|vscomp-toggle|multiselect dropdown-toggle|ui (fluid )?(search )?(selection )?dropdown|selectric(\s|$)|(^|\s)(el-select__wrapper|n-base-selection|ant-select-selector|t-select|arco-select-view|layui-select-title)(\s|$)/;
+const SLIDER = /(^|\s)(noUi-target|irs|ui-slider|range-slider|mdl-slider__container|slider-horizontal|bootstrap-slider|rc-slider|el-slider__runway|arco-slider|t-slider|layui-slider|v-slider|q-slider|n-slider|ant-slider|van-slider)(\s|$)/;
+const SLIDER_HANDLE = ".noUi-handle,.ui-slider-handle,.el-slider__button,.v-slider-thumb,.n-slider-handle,.ant-slider-handle,.van-slider__button,.arco-slider-btn,.t-slider__button";
+const PROGRESS = /(^|\s)([a-z]{1,6}[- ])?progress(\s|$)/i;
 const SWITCH = /switch|toggle|lever|switchery/i;
+const SWITCH_WIDGET = /(^|\s)([a-z]{1,6}-)?(form-)?switch(__core)?(\s|$)/;
+const SWITCH_HOST = /(^|[\s_-])(switch|toggle)(?!r|-group)/i;
+// Wrappers whose border is drawn by a child that lies on top of them.
+const INPUT_FRAME = /(^|\s)(n-input|q-field__control)(\s|$)/;
 const LOGO = /(^|[\s_-])(logo|brand)([\s_-]|$)/i;
 const DRAWN_CHARACTER = /^[▶▼►▾▸‹›«»×✕✖☰✓✔★☆⋮⋯≡⟩❯❮→←↑↓]$/;
 const NEVER_BADGE = /^(TD|TH|LI|PRE|CODE|KBD|MARK|DT|DD|LABEL|H\d|TR|INS|SUMMARY|OUTPUT|VAR|SAMP|TT)$/;
@@ -93,16 +97,19 @@ function controlFinding(node) {
     return fits && !replaced ? { fine: "select", rect: tag === "SELECT" ? inputRect(node) : rect } : null;
   }
   if (/^(checkbox|radio|switch|menuitemcheckbox)$/.test(role)) {
-    const small = Math.min(...[width(rect), height(rect)]) >= 9 && width(rect) <= 70 && height(rect) <= 44;
-    if (!small) return undefined; // a row with the role: what it holds is looked at
-    const fine = role === "menuitemcheckbox" ? "checkbox" : width(rect) >= SWITCH_ASPECT * height(rect) ? "switch" : role;
-    return { fine, rect };
+    const named = role === "menuitemcheckbox" ? "checkbox" : role;
+    if (isToggleSize(rect) && (textOf(element).length < 4 || named === "switch"))
+      return { fine: width(rect) >= SWITCH_ASPECT * height(rect) ? "switch" : named, rect };
+    const mark = drawnMark(descendants(element), named, context); // a row: its text is looked at, too
+    return mark ? { ...mark, walkOn: true } : undefined;
   }
+  if (SWITCH_WIDGET.test(names) && isTrack(rect) && box.any) return { fine: "switch", rect };
   return undefined; // not a control
 }
 
-const isSelectBox = ({ element, tag, names, role }) => tag === "SELECT" || SELECT.test(names) ||
+const isSelectBox = ({ element, tag, names, role, box, rect }) => tag === "SELECT" || SELECT.test(names) ||
   (role === "combobox" && !element.querySelector("input")) ||
+  (box.any && height(rect) < 64 && element.querySelector("[role=combobox],[aria-haspopup=listbox]")) ||
   (element.getAttribute("aria-haspopup") === "listbox" && (tag === "BUTTON" || tag === "DIV"));
 
 function sliderRect(element, type, names, rect) {
@@ -117,13 +124,12 @@ function inputRect({ element, style, rect, box, context }) {
   if (box.sides >= 1 || box.filled || box.shadow) return rect;
   const native = style.appearance !== "none" && style.appearance !== "textfield";
   if (native && style.borderStyle !== "none" && px(style.borderTopWidth) > 0) return rect;
-  let parent = parentOf(element);
-  for (let level = 0; parent && level < 3; level++, parent = parentOf(parent)) {
+  let parent = parentOf(element), around = context.outer;
+  for (let level = 0; parent && around && level < 3; level++, parent = parentOf(parent), around = around.outer) {
     const outer = boundsOf(parent);
     if (height(outer) > height(rect) + 34 || width(outer) > 1.6 * width(rect) + 60) break;
     if (parent.querySelectorAll("input,select,textarea,button").length > 2) break;
-    const around = ownBox(getComputedStyle(parent), context.behind);
-    if (around.sides >= 3 || around.shadow || around.filled) return outer;
+    if (INPUT_FRAME.test(classes(parent)) || ownBox(getComputedStyle(parent), around.behind).any) return outer;
   }
   return rect;
 }
@@ -135,11 +141,12 @@ function toggleFinding(node) {
   const { element, style, rect, box, names, role } = node;
   const label = (element.labels && element.labels[0]) || null;
   const around = [names, classes(element.parentElement || element), label ? classes(label) : ""].join(" ");
-  const isSwitch = role === "switch" || (SWITCH.test(around) && !/btn|dropdown|collapse|nav/.test(around));
+  const isSwitch = role === "switch" ||
+    ((SWITCH.test(around) || switchHost(element)) && !/btn|dropdown|collapse|nav/.test(around));
   const native = style.appearance !== "none", opacity = node.inner.opacity;
   const fine = isSwitch ? "switch" : element.type;
   const shown = style.display !== "none" && opacity > 0.2 && style.visibility === "visible" &&
-    smaller(node) >= 8 && !isClippedAway(style);
+    smaller(node) >= 8 && rect[2] + scrollX > 0 && !isClippedAway(style);
   if (shown && (native || box.any || style.backgroundImage !== "none")) {
     const square = width(rect) / height(rect) < 1.3 && width(rect) < 22 && native;
     return { fine: isSwitch && square ? element.type : fine, rect };
@@ -154,27 +161,67 @@ function drawnToggle(element, label, fine, context) {
   const menu = /accordion|collapse|tab|nav|menu|btn|toggler|hamburger/;
   if (element.hidden || (label && (NAVIGATION.test(classes(label)) || menu.test(classes(label) + classes(element)))))
     return null;
+  if (fine === "switch") {
+    const track = drawnTrack(descendants(switchHost(element) || label || element.parentElement), context);
+    if (track) return track;
+  }
   const near = new Set(), add = (e) => e && [e, ...e.querySelectorAll("*")].forEach((x) => near.add(x));
   add(element.nextElementSibling);
   add(label || element.closest("label"));
   if (element.parentElement) [element.parentElement, ...element.parentElement.children].forEach((x) => near.add(x));
-  const candidates = [...near].filter((e) => e !== element && e.tagName !== "INPUT").slice(0, 14);
-  for (const candidate of candidates) {
-    if (/(^|\s|-)(icon|fa|mdi|bi)(\s|$|-)/.test(classes(candidate))) continue;
+  return drawnMark([...near].filter((e) => e !== element && e.tagName !== "INPUT"), fine, context);
+}
+
+const descendants = (element) => {
+  const below = childElements(element);
+  return below.concat(...below.map(descendants)).slice(0, 40);
+};
+const isToggleSize = (r) => Math.min(width(r), height(r)) >= 9 && width(r) <= 70 && height(r) <= 44;
+const isTrack = (r) => width(r) >= 20 && width(r) <= 70 && height(r) >= 8 && height(r) <= 40 && width(r) >= 1.3 * height(r);
+
+// The ancestor that is named a switch, where the input and its drawing are apart.
+function switchHost(element) {
+  let e = parentOf(element);
+  for (let level = 0; e && level < 6; level++, e = parentOf(e))
+    if (SWITCH_HOST.test(classes(e)) && height(boundsOf(e)) <= 64) return e;
+  return null;
+}
+
+// A switch's track with the knob on it.
+function drawnTrack(elements, context) {
+  const drawn = elements.filter((e) => ownBox(getComputedStyle(e), context.behind).any && e.tagName !== "INPUT");
+  const track = drawn.find((e) => isTrack(boundsOf(e)) && textOf(e).length < 4);
+  if (!track) return null;
+  const r = boundsOf(track);
+  const knobs = drawn.map(boundsOf).filter((k) => isToggleSize(k) && area(intersect(k, r)) > 0.3 * area(k));
+  return { fine: "switch", rect: union([r, ...knobs]), element: track };
+}
+
+// What is drawn for a check box, a radio button or a switch: an element with a box, a pseudo-element or a glyph.
+function drawnMark(elements, fine, context) {
+  const track = fine === "switch" ? drawnTrack(elements, context) : null;
+  if (track) return track;
+  for (const candidate of elements.slice(0, 24)) {
+    if (/(^|\s)(icon|fa|mdi|bi)(\s|$|-)/.test(classes(candidate))) continue;
     const style = getComputedStyle(candidate), r = boundsOf(candidate);
-    if (style.display === "none" || textOf(candidate).length >= 3) continue;
+    if (style.display === "none" || textOf(candidate).length >= 2) continue;
     if (width(r) < 10 || width(r) > 64 || height(r) < 10 || height(r) > 40 || width(r) > 3.2 * height(r)) continue;
     if (!ownBox(style, context.behind).any) continue;
     return { fine: width(r) >= SWITCH_ASPECT * height(r) ? "switch" : fine, rect: r, element: candidate };
   }
-  for (const candidate of candidates.slice(0, 8))
+  for (const candidate of elements.slice(0, 8))
     for (const which of ["::before", "::after"]) {
       const style = pseudoStyle(candidate, which);
       if (!style || PRIVATE_USE.test(style.content)) continue;
+      if (!ownBox(style, context.behind).any && !/url\(/.test(style.backgroundImage) && !pseudoText(style)) continue;
       const w = px(style.width), h = px(style.height);
       if (w >= 9 && w <= 64 && h >= 9 && h <= 44) return { fine, pseudo: [candidate, which] };
     }
-  return null;
+  const glyph = elements.find((e) => {
+    const r = boundsOf(e), drawsIcon = tagOf(e) === "SVG" || isIcon(e, getComputedStyle(e)) === true;
+    return drawsIcon && width(r) >= 12 && width(r) <= 40 && height(r) >= 12 && height(r) <= 40;
+  });
+  return glyph ? { fine, rect: boundsOf(glyph), element: glyph } : null;
 }
 
 // ---- what can be clicked
@@ -205,6 +252,7 @@ function clickableFinding(node, byPointer) {
     (e) => isIcon(e, getComputedStyle(e)) === true && textOf(e) === text);
   const hasText = text !== "" && textLines.length > 0 && !drawsIcon && !iconIsAllText;
   const hasPicture = element.querySelector("img,svg,canvas,video,i,[class*=icon],[class*=fa-]") ||
+    descendants(element).some((e) => /^(SVG|IMG|I)$/.test(tagOf(e))) ||
     drawsIcon || pseudoStyle(element, "::before") || pseudoStyle(element, "::after");
   const namedButton = BUTTON.test(names);
   const onlyPicture = !hasText && element.querySelector("img,picture,canvas") && !(box.any && height(node.rect) < 70);
@@ -348,11 +396,11 @@ function isBadge(element, style, box, rect) {
 }
 
 // Initials in a circle stand for a picture.
-function badgeFinding({ element, rect, style }) {
-  const [w, h] = [width(rect), height(rect)];
+function isAvatar({ element, rect, style, box }) {
+  const [w, h] = [width(rect), height(rect)], text = textOf(element);
   const round = px(style.borderTopLeftRadius) >= 0.3 * h || /%/.test(style.borderTopLeftRadius);
-  const isAvatar = textOf(element).length <= AVATAR_TEXT && h >= 26 && w > 0.8 * h && w < 1.25 * h && round;
-  return { fine: isAvatar ? "image" : "badge", rect };
+  return text !== "" && text.length <= AVATAR_TEXT && h >= 26 && h <= 96 && w > 0.8 * h && w < 1.25 * h &&
+    round && box.filled;
 }
 
 const isHeading = ({ tag, role, element }) => (/^H[1-6]$/.test(tag) || role === "heading") &&

@@ -79,7 +79,7 @@ function ownBox(style, behind) {
   const picture = Boolean(behind.picture);
   const differs = (c, alpha, levels) =>
     picture ? c[3] > 2 * alpha : c[3] > alpha && contrast(over(c, behind), behind) > levels;
-  const box = { filled: differs(fill, 0.06, 7), sides: 0, shadow: false };
+  const box = { filled: differs(fill, 0.03, 7), sides: 0, shadow: false };
   const isDrawing = /px|\b0%|calc/.test(style.backgroundSize); // an underline made of a gradient
   if (/gradient/.test(style.backgroundImage) && !isDrawing)
     box.filled ||= picture || gradientColours(style).some((c) => differs(c, 0.06, 7));

@@ -83,7 +83,7 @@ function extract() {
     const style = getComputedStyle(element), names = classes(element), rect = boundsOf(element);
     const opacity = context.opacity * +style.opacity;
     const box = ownBox(style, context.behind);
-    const inner = { ...context, opacity, cursor: style.cursor };
+    const inner = { ...context, opacity, cursor: style.cursor, outer: context };
     const node = { element, tag, names, role: element.getAttribute("role") || "", style, rect, box, context, inner };
     if (tag === "INPUT" && /^(checkbox|radio)$/.test(element.type)) return addToggle(node, context.clip);
     if (style.display === "none" || isNotDrawn(element, style, opacity)) return;
@@ -115,9 +115,10 @@ function extract() {
     if (tag === "INPUT" && (element.type === "hidden" || !visible)) return;
     const control = visible ? controlFinding(node) : undefined;
     if (control !== undefined) {
-      if (control) add(control.fine, control.rect, clip.own, element);
+      if (control && control.rect) add(control.fine, control.rect, clip.own, control.element || element);
+      if (control && control.pseudo) addPseudo(control.fine, ...control.pseudo);
       if (control && control.decorated) addIconPseudos(element);
-      if (control || tag !== "DIV") return;
+      if (control ? !control.walkOn : tag !== "DIV") return;
     }
     if (visible && !context.clicked && area(rect) > 0 && visitClickable(node, clip)) return visitChildren();
 
@@ -197,12 +198,14 @@ function extract() {
 
   // Runs of inline text: the text nodes of an element with the inline elements between them.
   function visitText(node, clip) {
-    const { element, style, rect, box, inner } = node;
+    const { element, names, style, rect, box, inner } = node;
     if (inRun.has(element)) {
-      if (box.any && isInline(style) && isBadge(element, style, box, rect)) addBadge(node, clip);
+      if (box.any && isInline(style) && isBadge(element, style, box, rect)) addBadge(node, clip, "badge", rect);
       return;
     }
-    if (isBadge(element, style, box, rect)) return addBadge(node, clip);
+    if (isAvatar(node)) return addBadge(node, clip, "image", rect);
+    const seen = BADGE.test(names) ? visibleBox(node) : node;
+    if (isBadge(element, style, seen.box, seen.rect)) return addBadge(node, clip, "badge", seen.rect);
     let run = null;
     const start = () => (run ||= { rects: [], own: 0, length: 0, text: "" });
     const finish = () => {
@@ -277,9 +280,8 @@ function extract() {
     add(fine, union(rects), clip.children, element);
   }
 
-  function addBadge(node, clip) {
-    const finding = badgeFinding(node);
-    add(finding.fine, finding.rect, clip.own, node.element);
+  function addBadge(node, clip, fine, rect) {
+    add(fine, rect, clip.own, node.element);
     node.inner.clicked = node.inner.badge = true;
   }
 
