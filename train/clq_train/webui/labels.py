@@ -81,6 +81,8 @@ def _says_the_same(outer: Finding, inner: Finding) -> bool:
         return inside > 0.9 and (one != "heading" or iou > 0.5)
     if other == "icon" and one in ("image", "checkbox", "radio", "switch"):
         return iou > 0.6
+    if other == "icon" and one == "button":
+        return iou > 0.8
     return other == "icon" and one == "select" and inside > 0.9  # its own arrow
 
 

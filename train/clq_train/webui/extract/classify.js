@@ -107,7 +107,7 @@ function controlFinding(node) {
   return undefined; // not a control
 }
 
-const isSelectBox = ({ element, tag, names, role, box, rect }) => tag === "SELECT" || SELECT.test(names) ||
+const isSelectBox = ({ element, tag, names, role, box, rect }) => /^(ION-)?SELECT$/.test(tag) || SELECT.test(names) ||
   (role === "combobox" && !element.querySelector("input")) ||
   (box.any && height(rect) < 64 && element.querySelector("[role=combobox],[aria-haspopup=listbox]")) ||
   (element.getAttribute("aria-haspopup") === "listbox" && (tag === "BUTTON" || tag === "DIV"));
@@ -255,7 +255,8 @@ function clickableFinding(node, byPointer) {
     descendants(element).some((e) => /^(SVG|IMG|I)$/.test(tagOf(e))) ||
     drawsIcon || pseudoStyle(element, "::before") || pseudoStyle(element, "::after");
   const namedButton = BUTTON.test(names);
-  const onlyPicture = !hasText && element.querySelector("img,picture,canvas") && !(box.any && height(node.rect) < 70);
+  const onlyPicture = !hasText && (filledByPicture(node) ||
+    (element.querySelector("img,picture,canvas") && !(box.any && height(node.rect) < 70)));
   if (onlyPicture || (byPointer && !box.any) || (hasText && !box.any && holdsOnlyBadges(node, text))) return null;
   if (BADGE.test(names) && !namedButton && tag !== "BUTTON" && height(node.rect) <= 27 && box.any && hasText)
     return { fine: "badge", rects: [rect] };
@@ -289,6 +290,12 @@ function visibleBox({ element, rect, box, context }) {
   }
   return { box, rect };
 }
+
+// A logo or a photo that can be clicked: larger than an icon, and hardly anything around it.
+const filledByPicture = ({ element, rect }) => [...element.querySelectorAll("img,svg,canvas")].some((e) => {
+  const r = boundsOf(e);
+  return Math.max(width(r), height(r)) > ICON_PX && area(r) > 0.5 * area(rect);
+});
 
 function holdsOnlyBadges({ element, context }, text) {
   const badges = [...element.querySelectorAll("*")].filter((e) => {

@@ -37,16 +37,24 @@ const isInside = (element, ancestor) => {
 };
 const isInline = (style) => /^inline|^contents$|^ruby/.test(style.display);
 
+// Some web components answer children and childNodes with what they were given, not with what they hold.
+const getter = (prototype, name) => {
+  const { get } = Object.getOwnPropertyDescriptor(prototype, name);
+  return (node) => [...get.call(node)];
+};
+const realChildren = getter(Element.prototype, "children");
+const realNodes = getter(Node.prototype, "childNodes");
+
 // What is rendered below an element: its shadow tree, or what a slot was given, or its children.
 const childElements = (element) => {
   if (element.shadowRoot) return [...element.shadowRoot.children];
   const assigned = element.tagName === "SLOT" ? element.assignedElements() : [];
-  return assigned.length ? assigned : [...element.children];
+  return assigned.length ? assigned : realChildren(element);
 };
 const childNodes = (element) => {
   if (element.shadowRoot) return [];
   const assigned = element.tagName === "SLOT" ? element.assignedNodes() : [];
-  return assigned.length ? assigned : [...element.childNodes];
+  return assigned.length ? assigned : realNodes(element);
 };
 
 // ---- colour: [r, g, b, alpha], 0-255 and 0-1
@@ -123,7 +131,7 @@ function textNodes(node, found = []) {
   }
   if ((node.nodeType !== 1 && node.nodeType !== 11) || NOT_TEXT.test(node.tagName || "")) return found;
   const assigned = node.tagName === "SLOT" ? node.assignedNodes() : [];
-  const below = assigned.length ? assigned : (node.shadowRoot || node).childNodes;
+  const below = assigned.length ? assigned : realNodes(node.shadowRoot || node);
   for (const child of below) textNodes(child, found);
   return found;
 }
