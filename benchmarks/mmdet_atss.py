@@ -229,6 +229,31 @@ def save(model, path: Path) -> None:
     save_checkpoint(tree, str(path))
 
 
+def step(folder: Path, *sizes: Path) -> None:
+    """Takes training steps as train_step.py asks for them: BATCH HEIGHT WIDTH OBJECTS."""
+    from train_step import answer, samples
+
+    count, height, width, objects = (int(str(size)) for size in sizes)
+    model = build(folder).train()
+    from mmdet.structures import DetDataSample
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import InstanceData
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OptimWrapper(torch.optim.SGD(trainable, 0.01, momentum=0.9, weight_decay=1e-4))
+    images, boxes, labels = samples(count, height, width, objects, 80)
+    shape = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+    truth = []
+    for i in range(count):
+        truth.append(DetDataSample(metainfo=shape))
+        truth[i].gt_instances = InstanceData(
+            bboxes=torch.from_numpy(boxes[i]), labels=torch.from_numpy(labels[i])
+        )
+    bgr = torch.from_numpy(images).permute(0, 3, 1, 2).flip(1)
+    answer(lambda _: model.train_step(dict(inputs=list(bgr), data_samples=truth), optimizer))
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    {"install": install, "reference": reference}[command](*map(Path, arguments))
+    commands = {"install": install, "reference": reference, "step": step}
+    commands[command](*map(Path, arguments))
