@@ -119,8 +119,12 @@ def install(folder: Path) -> None:
     beside.rename(folder)
 
 
-def build(folder: Path):
-    """The detector, randomly initialised as MMDetection does."""
+def build(folder: Path, train_norms: bool = True):
+    """The detector, randomly initialised as MMDetection does.
+
+    train_norms  False: the backbone's norms keep their factors and biases too, as in our
+                 configurations
+    """
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(folder))
     sys.meta_path.insert(0, StubFinder())
@@ -130,7 +134,8 @@ def build(folder: Path):
 
     MMLogger.get_instance("mmengine", log_level="ERROR")  # else a page about every weight
     register_all_modules()
-    model = MODELS.build(MODEL)
+    norm = dict(type="BN", requires_grad=train_norms)
+    model = MODELS.build(MODEL | dict(backbone=MODEL["backbone"] | dict(norm_cfg=norm)))
     model.init_weights()
     return model
 
@@ -229,12 +234,17 @@ def save(model, path: Path) -> None:
     save_checkpoint(tree, str(path))
 
 
-def step(folder: Path, *sizes: Path) -> None:
-    """Takes training steps as train_step.py asks for them: BATCH HEIGHT WIDTH OBJECTS."""
+def step(folder: Path, *settings: Path) -> None:
+    """Takes training steps as train_step.py asks: BATCH HEIGHT WIDTH OBJECTS [norms|bfloat16].
+
+    Without a word more the backbone's norms are frozen; bfloat16 is torch's autocast around the
+    whole step, since MMEngine's own is for GPUs.
+    """
     from train_step import answer, samples
 
-    count, height, width, objects = (int(str(size)) for size in sizes)
-    model = build(folder).train()
+    count, height, width, objects = (int(str(size)) for size in settings[:4])
+    words = [str(word) for word in settings[4:]]
+    model = build(folder, train_norms="norms" in words).train()
     from mmdet.structures import DetDataSample
     from mmengine.optim import OptimWrapper
     from mmengine.structures import InstanceData
@@ -250,7 +260,12 @@ def step(folder: Path, *sizes: Path) -> None:
             bboxes=torch.from_numpy(boxes[i]), labels=torch.from_numpy(labels[i])
         )
     bgr = torch.from_numpy(images).permute(0, 3, 1, 2).flip(1)
-    answer(lambda _: model.train_step(dict(inputs=list(bgr), data_samples=truth), optimizer))
+
+    def take(_: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in words):
+            model.train_step(dict(inputs=list(bgr), data_samples=truth), optimizer)
+
+    answer(take)
 
 
 if __name__ == "__main__":

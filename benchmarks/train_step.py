@@ -5,10 +5,10 @@
 Each row is a process of its own with a whole trainer: a step is the pixels' normalisation, forward,
 losses, backward, clipping where the configuration clips, optimiser and moving average. Within a
 table the processes take their steps in turn while the others wait, so that other work on the
-machine meets all of them. `images/s` is that of the median step; `cpu s` the median processor time
-of a step, which other work disturbs less; the ratios are the medians over the rounds of the last
-row's step by this row's in the same round. `memory` is the peak of the resident memory during steps
-above that before the first.
+machine meets all of them. `images/s` is that of the median step, and the ratio beside it the median
+over the rounds of the last row's step by this row's in the same round; `cpu s` is the least
+processor time of a step, which other work can only add to, and the ratio that of these. `memory` is
+the peak of the resident memory during steps above that before the first.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from torchvision.ops import deform_conv2d
 
 import clq_train.clq
 from clq_train.clq import Objects
-from clq_train.config import load_config
+from clq_train.config import Config, load_config
 from clq_train.samples import Batch
 from clq_train.trainer import Trainer
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "train/configs"
 ROUNDS = 7
-SIZE, BATCH = (320, 512), 1  # of ATSS-R50
+SIZE, BATCH = (320, 512), 2  # of ATSS-R50
 CROP, CROPS = 448, 4
 OBJECTS = 12
 
@@ -43,24 +43,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mmdet", type=Path, help="where `mmdet_atss.py install` put it")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="1 where other work runs too"
+    )
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(*arguments.serve)
         return
     load = os.getloadavg()[0]
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, load {load:.1f}")
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes
+    print(f"{arguments.threads} threads, torch {torch.__version__}, load {load:.1f}")
     ours = [sys.executable, __file__, "--serve"]
-    atss = {"here": [*ours, "atss", "taps"]}
+    atss = {"here, bfloat16": [*ours, "atss", "bfloat16"], "here": [*ours, "atss", "off"]}
     if arguments.mmdet:
         theirs = [sys.executable, str(HERE / "mmdet_atss.py"), "step", str(arguments.mmdet)]
-        atss["MMDetection 3.3.0"] = [*theirs, str(BATCH), *map(str, SIZE), str(OBJECTS)]
-    print(f"\nATSS-R50, {BATCH} image of {SIZE[1]} x {SIZE[0]}, float32")
+        theirs += [str(BATCH), *map(str, SIZE), str(OBJECTS)]
+        atss["MMDetection, norms frozen, bfloat16"] = [*theirs, "bfloat16"]
+        atss["MMDetection, norms frozen"] = theirs  # what is trained is the same as here
+        atss["MMDetection, as it is configured"] = [*theirs, "norms"]
+    print(f"\nATSS-R50, {BATCH} images of {SIZE[1]} x {SIZE[0]}, float32 but for bfloat16")
     compare(atss, BATCH, arguments.rounds)
     print(f"\nwebui_nano.yaml: {CROPS} crops of {CROP} x {CROP}, bfloat16")
     nano = {
         "here": [*ours, "nano", "taps"],
-        "with torchvision's DCN": [*ours, "nano", "torchvision"],
+        "here, torchvision's DCN": [*ours, "nano", "torchvision"],
     }
     compare(nano, CROPS, arguments.rounds)
 
@@ -72,19 +79,18 @@ def compare(commands: dict[str, list[str]], images: int, rounds: int) -> None:
         for name, worker in workers.items():
             print("step", file=worker.stdin, flush=True)
             took[name].append(json.loads(worker.stdout.readline()))
-    print(f"{'':24} {'images/s':>9} {'ratio':>7} {'cpu s':>7} {'ratio':>7} {'memory':>10}")
+    print(f"{'':36} {'images/s':>9} {'ratio':>7} {'cpu s':>7} {'ratio':>7} {'memory':>10}")
     steps = {name: answers[1:] for name, answers in took.items()}  # the first warms up
     last = list(steps.values())[-1]
     for name, answers in steps.items():
-        columns = []
-        for key in ("seconds", "cpu_seconds"):
-            ratio = statistics.median(b[key] / a[key] for a, b in zip(answers, last, strict=True))
-            columns.append((statistics.median(a[key] for a in answers), ratio))
-        (wall, faster), (cpu, less) = columns
-        memory = answers[-1]["mib"]
+        pairs = zip(answers, last, strict=True)
+        faster = statistics.median(b["seconds"] / a["seconds"] for a, b in pairs)
+        wall = statistics.median(answer["seconds"] for answer in answers)
+        cpu, least = (min(a["cpu_seconds"] for a in those) for those in (answers, last))
         print(
-            f"{name:24} {images / wall:9.2f} {faster:6.2f}x {cpu:7.2f} {less:6.2f}x {memory:6.0f} MiB"
+            f"{name:36} {images / wall:9.2f} {faster:6.2f}x {cpu:7.2f} {least / cpu:6.2f}x", end=""
         )
+        print(f" {answers[-1]['mib']:6.0f} MiB", flush=True)
     for worker in workers.values():
         worker.communicate()  # closes its input, which ends it
 
@@ -99,19 +105,10 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 def serve(network: str, variant: str) -> None:
     """A process that takes a step for each line on its standard input."""
     if network == "atss":
-        changes = ["init=null", "run.device=cpu", "run.autocast=off"]
-        config, count, (height, width) = (
-            load_config(CONFIGS / "atss_r50_1x.yaml", changes),
-            BATCH,
-            SIZE,
-        )
+        changes = ["init=null", "run.device=cpu", f"run.autocast={variant}"]
+        config, count, (height, width) = config_of("atss_r50_1x", changes), BATCH, SIZE
     else:
-        config, count, height, width = (
-            load_config(CONFIGS / "webui_nano.yaml", []),
-            CROPS,
-            CROP,
-            CROP,
-        )
+        config, count, (height, width) = config_of("webui_nano", []), CROPS, (CROP, CROP)
         if variant == "torchvision":
             # Its CPU kernel has no bfloat16.
             clq_train.clq.deform_conv3x3 = lambda *args: deform_conv2d(
@@ -123,7 +120,11 @@ def serve(network: str, variant: str) -> None:
     ]
     batch = Batch(torch.from_numpy(images), objects, list(range(count)))
     trainer = Trainer(config)
-    answer(lambda number: trainer.step(batch, number))
+    answer(lambda number: trainer.step([batch], number))
+
+
+def config_of(name: str, changes: list[str]) -> Config:
+    return load_config(CONFIGS / f"{name}.yaml", changes)
 
 
 def samples(count: int, height: int, width: int, objects: int, classes: int):

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models import regnet_x_400mf, resnet50, resnet101, resnext101_64x4d
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import ResNet
-from torchvision.ops import FrozenBatchNorm2d
 
 from clq_train.config import BackboneConfig, NeckConfig
+from clq_train.frozen_norm import AbsorbedNorm, absorb_norms
 
 
 class Backbone(nn.Module):
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
 
 def build_backbone(config: BackboneConfig) -> Backbone:
     """The backbone named in the configuration, with random weights."""
-    norm = FrozenBatchNorm2d if config.frozen_norm else nn.BatchNorm2d
+    norm = AbsorbedNorm if config.frozen_norm else nn.BatchNorm2d
     match config.name:
         case "resnet50":
             backbone = _resnet(resnet50(norm_layer=norm))
@@ -59,6 +59,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             backbone = _regnet(regnet_x_400mf(norm_layer=norm), (64, 160, 400))
         case "regnet_nano":
             backbone = _regnet_nano()
+    absorb_norms(backbone)
     backbone.freeze(config.frozen_stages)
     return backbone
 

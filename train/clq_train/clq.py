@@ -115,7 +115,7 @@ class Tower(nn.Module):
 
     def forward(self, feature: Tensor, level: int) -> Tensor:
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            feature = F.relu(norm(conv(feature), level))
+            feature = F.relu(norm(conv(feature), level), inplace=True)
         return feature
 
 

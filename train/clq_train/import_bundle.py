@@ -3,11 +3,10 @@
 The graph names its weights as the detector does, with `model.` before them. What export changed is
 undone here:
 
-backbone norms   are folded into the convolutions, or factors after them where they were frozen.
-                 The mean and the variance that they had are in no graph; those that the bundle's
-                 golden images have there take their place. In evaluation mode the detector computes
-                 what the bundle does; in training mode, where a norm takes the statistics of the
-                 batch, it starts close to it.
+backbone norms   are folded into the convolutions. The mean and the variance that they had are in
+                 no graph; those that the bundle's golden images have there take their place. In
+                 evaluation mode the detector computes what the bundle does; in training mode, where
+                 a norm takes the statistics of the batch, it starts close to it.
 head.scales      are lone numbers that multiply the regression of each level
 zero biases      are left out
 """
@@ -79,13 +78,13 @@ class _Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def constant_after(self, output: str, operator: str) -> tuple[str, str] | None:
-        """The constant that the next node combines `output` with, and that node's output."""
+    def factor(self, output: str) -> NDArray[np.float32]:
+        """The constant that the next node multiplies `output` by; 1 if there is none."""
         for node in self.readers.get(output, []):
-            constants = [name for name in node.input if name in self.values]
-            if node.op_type == operator and constants:
-                return constants[0], node.output[0]
-        return None
+            constants = [self.values[name] for name in node.input if name in self.values]
+            if node.op_type == "Mul" and constants:
+                return constants[0]
+        return np.float32(1)
 
 
 def _biases(graph: _Graph, model: ClqDetector) -> Named:
@@ -101,42 +100,29 @@ def _biases(graph: _Graph, model: ClqDetector) -> Named:
 
 def _scales(graph: _Graph) -> Named:
     """The factors of the levels, which are in the graph in the levels' order."""
-    values = []
-    for node in graph.convs.get(f"{PREFIX}head.reg.weight", []):
-        factor = graph.constant_after(node.output[0], "Mul")  # a factor of 1 is left out
-        values.append(graph.values[factor[0]] if factor else np.float32(1))
-    return {"head.scales": ("(factors of the levels)", np.array(values, np.float32))}
+    nodes = graph.convs.get(f"{PREFIX}head.reg.weight", [])
+    factors = np.array([graph.factor(node.output[0]) for node in nodes], np.float32)
+    return {"head.scales": ("(factors of the levels)", factors)}
 
 
 def _norms(graph: _Graph, model: ClqDetector, images: list[NDArray[np.uint8]]) -> Named:
-    """The backbone's norms, each from the factor and the bias that it became.
+    """The backbone's norms, each from the bias that it became.
 
-    With z the convolution's output without bias, the graph computes factor * z + bias; so does a
-    norm whose weight is factor * std(z) and whose bias is bias + factor * mean(z).
+    With z the convolution's output without bias, the graph computes z + bias; so does a norm whose
+    weight is std(z) and whose bias is bias + mean(z).
     """
-    convs = {
-        graph.convs[f"{PREFIX}{name}.weight"][0].output[0]: (name, norm, eps)
-        for name, norm, eps in _norm_after_conv(model)
-        if f"{PREFIX}{name}.weight" in graph.convs
-    }
+    convs = {}
+    for name, norm, eps in _norm_after_conv(model):
+        nodes = graph.convs.get(f"{PREFIX}{name}.weight")
+        if nodes and len(nodes[0].input) > 2:
+            convs[nodes[0].output[0]] = nodes[0].input[2], norm, np.float32(eps)
     found: Named = {}
     for output, (mean, variance) in _statistics(graph.proto, list(convs), images).items():
-        name, norm, eps = convs[output]
-        node = graph.convs[f"{PREFIX}{name}.weight"][0]
-        factor, bias, source = np.float32(1), np.float32(0), f"{PREFIX}{name}{FOLDED}"
-        if len(node.input) > 2:
-            source = node.input[2]
-            bias = graph.values[source]
-            mean = mean - bias
-        elif (scaled := graph.constant_after(output, "Mul")) and (
-            shifted := graph.constant_after(scaled[1], "Add")
-        ):
-            source = f"{scaled[0]}, {shifted[0]}"
-            factor, bias = graph.values[scaled[0]].ravel(), graph.values[shifted[0]].ravel()
+        source, norm, eps = convs[output]
         found |= {
-            f"{norm}.weight": (source, factor * np.sqrt(variance + np.float32(eps))),
-            f"{norm}.bias": (source, bias + factor * mean),
-            f"{norm}.running_mean": (source, mean),
+            f"{norm}.weight": (source, np.sqrt(variance + eps)),
+            f"{norm}.bias": (source, mean),
+            f"{norm}.running_mean": (source, mean - graph.values[source]),
             f"{norm}.running_var": (source, variance),
         }
     return found
