@@ -21,14 +21,19 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from clq_export.choices import Runtime
 from clq_export.errors import ExportError
+from clq_export.half import drop_unused_weights
 from clq_serve.preprocess import Pixels
 
 # ONNX Runtime's CPU kernels are fastest with unsigned activations; TensorRT takes signed symmetric
 # ones only, and no quantised bias.
 _ACTIVATIONS = {"onnxruntime": QuantType.QUInt8, "tensorrt": QuantType.QInt8}
+# The range of a tensor is the mean over the images of its smallest and largest value: that of the
+# one most extreme value coarsens all others (built-in model, 32 images: AP 21.0 in place of 21.5).
+_MEAN_RANGE = {"CalibMovingAverage": True}
 _EXTRA = {
-    "onnxruntime": {"ActivationSymmetric": False, "WeightSymmetric": True},
-    "tensorrt": {
+    "onnxruntime": _MEAN_RANGE | {"ActivationSymmetric": False, "WeightSymmetric": True},
+    "tensorrt": _MEAN_RANGE
+    | {
         "ActivationSymmetric": True,
         "WeightSymmetric": True,
         "AddQDQPairToWeight": True,
@@ -134,6 +139,7 @@ def _divide_in_weights(graph: onnx.GraphProto) -> None:
         weight.CopyFrom(numpy_helper.from_array(divided, weight.name))
         conv.input[0] = node.input[0]
         graph.node.remove(node)
+    drop_unused_weights(graph)
 
 
 class _Reader(CalibrationDataReader):
