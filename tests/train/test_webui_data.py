@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import tomllib
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from clq_train.webui.compose.own import page_html
 from clq_train.webui.compose.parts import libraries
 from clq_train.webui.compose.words import words_for
 from clq_train.webui.fetch import integrity_of, package_folder
+from clq_train.webui.fonts import FONT_PACKAGES
 from clq_train.webui.review import write_sheets
 from clq_train.webui.server import PageServer
 
@@ -239,3 +241,19 @@ def test_the_checker_says_what_is_wrong_with_a_picture(built):
         ("overlap", (1, 2), False), ("invisible", (3,), False), ("clipped", (4,), False),
         ("outside", (5,), True), ("shape", (6,), False),
     }  # fmt: skip
+
+
+def test_every_package_is_used_and_every_file_of_a_library_is_in_a_package_of_its_family():
+    packages, families = sources.all_packages(), sources.all_families()
+    cdn = tomllib.loads((sources.DATA / "cdn.toml").read_text())["rule"]
+    used = {key for f in families.values() for key in (*f.packages, *f.vendor)}
+    used |= {rule["package"] for rule in cdn} | set(FONT_PACKAGES)
+    by_name = [p.key for p in packages.values() if p.vendor or p.name.startswith("@fontsource/")]
+    assert set(packages) == used | set(by_name)
+    for family in families.values():
+        for name in (family.options or {}).get("libraries", ()):
+            library = libraries()[name]
+            for address in (*library.styles, *library.scripts, *library.dark_styles):
+                parts = address.removeprefix("module:").split("/")
+                key = "/".join(parts[: 2 if parts[0].startswith("@") else 1])
+                assert key in family.packages or packages[key].vendor, f"{family.name}: {address}"

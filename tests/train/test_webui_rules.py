@@ -28,6 +28,8 @@ BOXES = [
     ("icon", (580, 190, 600, 210)),  # a pseudo-element of an icon font
     ("chart", (440, 190, 560, 270)),
     ("table", (10, 290, 310, 350)),
+    ("checkbox", (340, 372, 360, 392)),  # the input is hidden, as React Aria does
+    ("slider", (400, 374, 560, 390)),
     ("button", (300, 520, 500, 560)),  # what the bar leaves
 ]
 # What is text: the box is inside these bounds, and as wide as the text.

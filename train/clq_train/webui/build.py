@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clq_train.webui.sampler import Job, View
+from clq_train.webui.sampler import Job
 
 log = logging.getLogger(__name__)
 FEWEST_BOXES, MOST_BOXES = 1, 400
@@ -162,9 +162,10 @@ def _views(render: Render, worker: _Worker) -> list[dict[str, Any]]:
     for letter, (view, shot) in zip("abcdefgh", taken, strict=False):
         image, labels = label_shot(shot, render.job.scale)
         entry: dict[str, Any] = {"browser": version(browser)}
+        wanted = round(view.width * render.job.scale), round(view.height * render.job.scale)
         if not shot.stable:
             entry["refused"] = "it kept moving"
-        elif image.size != view_size(view, render.job.scale):
+        elif max(abs(a - b) for a, b in zip(image.size, wanted, strict=True)) > 1:
             entry["refused"] = f"the picture is {image.width} x {image.height}"
         elif not FEWEST_BOXES <= len(labels) <= MOST_BOXES and not _is_empty_on_purpose(render.job):
             entry["refused"] = f"{len(labels)} boxes"
@@ -175,11 +176,6 @@ def _views(render: Render, worker: _Worker) -> list[dict[str, Any]]:
             entry["labels"] = [[o.fine, *o.rect] for o in labels]
         found.append(entry)
     return found
-
-
-def view_size(view: View, scale: float) -> tuple[int, int]:
-    """Width and height of a view's picture."""
-    return round(view.width * scale), round(view.height * scale)
 
 
 def _is_empty_on_purpose(job: Job) -> bool:

@@ -56,10 +56,13 @@ def label_shot(shot: Shot, scale: float) -> tuple[Image.Image, list[Label]]:
 def without_repeats(findings: Sequence[Finding]) -> list[Finding]:
     """One finding for each thing: the outer of two that say the same, large before small."""
     kept: list[Finding] = []
+
     # A field is drawn like a button by some libraries: where the rules found both, it is the field.
-    for finding in sorted(
-        findings, key=lambda f: (f.fine == "icon", f.fine not in FIELDS, -_area(f.rect))
-    ):
+    def order(finding: Finding) -> tuple[bool, bool, bool, float]:
+        fine = finding.fine
+        return fine == "icon", fine not in FIELDS, fine == "text", -_area(finding.rect)
+
+    for finding in sorted(findings, key=order):
         if not any(_says_the_same(outer, finding) for outer in kept):
             kept.append(finding)
     return kept
@@ -77,10 +80,14 @@ def _says_the_same(outer: Finding, inner: Finding) -> bool:
         return iou > 0.85 or (inside > 0.9 and one in ONE_THING) or (inside > 0.95 and iou > 0.5)
     if other == "button" and one in FIELDS:
         return iou > 0.6
+    if other == "text" and one in ("link", "nav_item"):
+        return iou > 0.8
     if other == "text" and one in ("heading", "badge", "button", "text_input", "select"):
         return inside > 0.9 and (one != "heading" or iou > 0.5)
     if other == "icon" and one in ("image", "checkbox", "radio", "switch"):
         return iou > 0.6
+    if other == "badge" and one == "slider":
+        return inside > 0.9  # its knob, with the value on it
     if other == "icon" and one == "button":
         return iou > 0.8
     return other == "icon" and one == "select" and inside > 0.9  # its own arrow

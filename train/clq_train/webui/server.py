@@ -234,18 +234,14 @@ class PageServer:
         return None
 
     def _cdn(self, split: str, address: str) -> tuple[str, bytes] | None:
-        file = self.library.from_cdn(address)
-        if file is not None:
-            return _read(file)
-        fonts = re.findall(r"family=([\w+ ]+)", address) if "fonts.googleapis" in address else []
-        if fonts:
-            names = [
-                n.replace("+", " ")
-                for f in re.findall(r"family=([^&]+)", address)
-                for n in f.split("|")
-            ]
-            sheets = [self.library.font_css(n.partition(":")[0]) for n in names]
-            return "text/css", b"\n".join(s for s in sheets if s)
+        file = _read(self.library.from_cdn(address))
+        if file is not None and "fonts.googleapis" not in address:
+            return file
+        if "fonts.googleapis" in address:
+            names = [n for f in re.findall(r"family=([^&]+)", address) for n in f.split("|")]
+            fonts = [self.library.font_css(n.partition(":")[0].replace("+", " ")) for n in names]
+            icons = [file[1]] if file else []
+            return "text/css", b"\n".join(icons + [css for css in fonts if css])
         if re.search(r"\.(css|js)\b", address):
             return _read(self.library.stand_in(address, ()))
         return (

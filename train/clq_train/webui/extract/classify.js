@@ -71,7 +71,8 @@ function controlFinding(node) {
     const isBar = height(rect) >= 2 && width(rect) >= 24 && width(rect) > 2 * height(rect);
     return isBar ? { fine: "progress", rect: atLeastHigh(rect, 8) } : null;
   }
-  if (type === "range" || (role === "slider" && !context.slider) || SLIDER.test(names))
+  if (role === "slider" && width(rect) < 30) return { fine: "slider", rect: sliderOfKnob(element, rect) };
+  if (type === "range" || role === "slider" || SLIDER.test(names))
     return width(rect) >= 20 ? { fine: "slider", rect: sliderRect(element, type, names, rect) } : null;
   if (/^(submit|button|reset)$/.test(type))
     return width(rect) > 8
@@ -111,6 +112,17 @@ const isSelectBox = ({ element, tag, names, role, box, rect }) => /^(ION-)?SELEC
   (role === "combobox" && !element.querySelector("input")) ||
   (box.any && height(rect) < 64 && element.querySelector("[role=combobox],[aria-haspopup=listbox]")) ||
   (element.getAttribute("aria-haspopup") === "listbox" && (tag === "BUTTON" || tag === "DIV"));
+
+// The track below a knob that is a slider by its role: the nearest ancestor that is long and low.
+function sliderOfKnob(element, knob) {
+  let e = parentOf(element);
+  for (let level = 0; e && level < 4; level++, e = parentOf(e)) {
+    const r = boundsOf(e);
+    if (width(r) >= 60 && width(r) > 3 * width(knob) && height(r) <= 64)
+      return atLeastHigh([Math.min(r[0], knob[0]), knob[1], Math.max(r[2], knob[2]), knob[3]], 16);
+  }
+  return knob;
+}
 
 function sliderRect(element, type, names, rect) {
   if (type === "range") return atLeastHigh(rect, 16);

@@ -7,6 +7,10 @@ const isNotDrawn = (element, style, opacity) => opacity < 0.15 || isClippedAway(
   (style.display !== "contents" && !element.checkVisibility()) ||
   /inset\((50|100)%/.test(style.clipPath);
 
+// An element that only screen readers find, cut to a dot: what is drawn for it stands beside it.
+const isForReaders = (style, rect) => (isClippedAway(style) || /inset\((50|100)%/.test(style.clipPath)) &&
+  width(rect) <= 2 && height(rect) <= 2;
+
 // Clip rectangles for an element and for its children. Boxes that are positioned absolutely are clipped
 // by their containing block alone, fixed ones by the viewport alone: the two are kept apart.
 function clips(element, style, rect, context) {

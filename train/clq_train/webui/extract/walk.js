@@ -67,10 +67,11 @@ function extract() {
     }
   }
 
-  function addToggle(node, clip) {
-    const finding = toggleFinding(node);
+  const addToggle = (node, clip) => addDrawn(toggleFinding(node), node.element, clip);
+
+  function addDrawn(finding, input, clip) {
     if (!finding) return;
-    const key = finding.pseudo ? finding.pseudo[0] : finding.element || node.element;
+    const key = finding.pseudo ? finding.pseudo[0] : finding.element || input;
     if (drawn.has(key)) return;
     drawn.add(key);
     if (finding.pseudo) addPseudo(finding.fine, ...finding.pseudo);
@@ -86,7 +87,8 @@ function extract() {
     const inner = { ...context, opacity, cursor: style.cursor, outer: context };
     const node = { element, tag, names, role: element.getAttribute("role") || "", style, rect, box, context, inner };
     if (tag === "INPUT" && /^(checkbox|radio)$/.test(element.type)) return addToggle(node, context.clip);
-    if (style.display === "none" || isNotDrawn(element, style, opacity)) return;
+    if (style.display === "none") return;
+    if (isNotDrawn(element, style, opacity)) return isForReaders(style, rect) ? visitHiddenInputs(element, context) : undefined;
 
     const clip = clips(element, style, rect, context);
     inner.clip = clip.children;
@@ -131,6 +133,20 @@ function extract() {
       else if (!context.badge && !inner.code) visitInnerBadge(node, clip);
     }
     visitChildren();
+  }
+
+  // Inputs that only screen readers find, with a drawing beside them: of a check box, or a slider's track.
+  function visitHiddenInputs(element, context) {
+    for (const input of element.querySelectorAll("input")) {
+      if (/^(checkbox|radio)$/.test(input.type)) {
+        const label = (input.labels && input.labels[0]) || null;
+        const fine = input.getAttribute("role") === "switch" ? "switch" : input.type;
+        addDrawn(drawnToggle(input, label, fine, context), input, context.clip);
+      } else if (input.type === "range") {
+        const knob = parentOf(element);
+        add("slider", sliderOfKnob(knob, boundsOf(knob)), context.clip, knob);
+      }
+    }
   }
 
   // Returns whether the element is one finding, in which only decorations are left to be found.
