@@ -74,7 +74,12 @@ class GuardedConnection(HttpToolsProtocol):
     @property
     def answering(self) -> bool:
         """Whether a request is inside that has not been answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        # A client has its whole answer, and may act on it, before uvicorn calls it complete. False,
+        # not None: only then is the length that is left to send known.
+        return not (cycle.chunked_encoding is False and cycle.expected_content_length == 0)
 
     # 1. called by the event loop and the parser
 
