@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -104,14 +105,25 @@ def test_tensors_of_another_shape_are_left_over(foreign):
         fit_to(narrow, classes, foreign, ["neck.lateral"])
 
 
-def test_an_8_bit_bundle_is_refused(tmp_path):
+def quantised(proto):
+    node = onnx.helper.make_node("DequantizeLinear", ["x", "scale"], ["y"])
+    proto.graph.node.append(node)
+
+
+def halved(proto):
+    value = onnx.numpy_helper.from_array(np.zeros(2, np.float16), "some.weight_half")
+    proto.graph.initializer.append(value)
+
+
+@pytest.mark.parametrize("change", [quantised, halved])
+def test_a_bundle_of_fewer_bits_is_refused(tmp_path, change):
     folder = tmp_path / "webui-nano" / "1"
     shutil.copytree(BUNDLE, folder)
     proto = onnx.load(folder / MODEL_FILE)
-    proto.graph.node.append(onnx.helper.make_node("DequantizeLinear", ["x", "scale"], ["y"]))
+    change(proto)
     onnx.save(proto, folder / MODEL_FILE)
     manifest = load_bundle(BUNDLE).manifest
     files = manifest.files | {MODEL_FILE: describe_file(folder / MODEL_FILE)}
     write_manifest(manifest.model_copy(update={"files": files}), folder)
-    with pytest.raises(CheckpointError, match="holds 8-bit weights; import the bundle it was"):
+    with pytest.raises(CheckpointError, match="holds 8-bit or float16 weights; import the float32"):
         read_bundle(folder, detector())

@@ -39,12 +39,16 @@ Named = dict[str, tuple[str, NDArray[np.float32]]]  # detector's name -> name in
 def read_bundle(folder: Path, model: ClqDetector) -> Foreign:
     """The tensors of the bundle in `folder` for `model`.
 
-    Raises BundleError for a broken bundle, CheckpointError for one of 8-bit weights.
+    Raises BundleError for a broken bundle, CheckpointError for one of 8-bit or float16 weights.
     """
     bundle = load_bundle(folder)
     proto = onnx.load_from_string(read_listed(bundle, MODEL_FILE))
-    if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
-        raise CheckpointError(f"{folder}: holds 8-bit weights; import the bundle it was made from")
+    if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) or any(
+        value.data_type == onnx.TensorProto.FLOAT16 for value in proto.graph.initializer
+    ):
+        raise CheckpointError(
+            f"{folder}: holds 8-bit or float16 weights; import the float32 bundle it was made from"
+        )
     graph = _Graph(proto)
     tensors = {
         name.removeprefix(PREFIX): (name, value)
@@ -64,8 +68,7 @@ def read_bundle(folder: Path, model: ClqDetector) -> Foreign:
 
 
 class _Graph:
-    """The constants of a graph by name, its convolutions by the name of their weight, and who
-    reads what."""
+    """Constants by name, convolutions by the name of their weight, and the readers of values."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
@@ -161,6 +164,6 @@ def _statistics(
     means = [torch.stack([mean for _, mean in column]) for column in zip(*found, strict=True)]
     squares = [torch.stack([v + m**2 for v, m in column]) for column in zip(*found, strict=True)]
     return {
-        name: (mean.mean(0).numpy(), (square.mean(0) - mean.mean(0) ** 2).numpy())
+        name: (mean.mean(0).numpy(), (square.mean(0) - mean.mean(0) ** 2).clamp(min=0).numpy())
         for name, mean, square in zip(outputs, means, squares, strict=True)
     }
