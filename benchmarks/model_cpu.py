@@ -50,7 +50,7 @@ def torch_model(checkpoint: Path | None) -> ClqDetector:
     return ClqDetector(config.model, len(config.data.classes)).eval()
 
 
-def compiled(model: ClqDetector) -> Run:
+def compiled(model: ClqDetector, size: tuple[int, int]) -> Run:
     """The model by torch.compile; raises what torch raises if there is no compiler."""
     fast = torch.compile(model.candidates, dynamic=False)
 
@@ -58,7 +58,8 @@ def compiled(model: ClqDetector) -> Run:
     def run(batch: np.ndarray) -> object:
         return fast(torch.from_numpy(batch))
 
-    run(np.zeros((1, 64, 64, 3), np.uint8))  # a missing compiler shows here
+    width, height = size  # a missing compiler shows at the first size, not at one of its own
+    run(np.zeros((1, height, width, 3), np.uint8))
     return run
 
 
@@ -81,14 +82,16 @@ def peak_macs_per_s(a: torch.Tensor, b: torch.Tensor) -> float:
     return PEAK_SIDE**3 / (time.perf_counter() - start)
 
 
-def runs(arguments: argparse.Namespace, bundle: Bundle, folder: Path) -> dict[str, Run]:
+def runs(
+    arguments: argparse.Namespace, bundle: Bundle, folder: Path, sizes: tuple[tuple[int, int], ...]
+) -> dict[str, Run]:
     """What is compared; whatever is missing here is named with the reason."""
     threads = arguments.threads
     model = torch_model(arguments.checkpoint)
     found: dict[str, Run] = {BASE: TorchEngine(model).run}
     if arguments.compile:
         try:
-            found["torch.compile"] = compiled(model)
+            found["torch.compile"] = compiled(model, sizes[0])
         except Exception as error:  # torch has no common base class for a missing compiler
             print(f"torch.compile: left out: {str(error).strip().splitlines()[0][:120]}")
     found["ONNX Runtime f32"] = OnnxEngine(bundle, threads).run
@@ -112,7 +115,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    sizes = [tuple(arguments.size)] if arguments.size else SIZES
+    sizes = (tuple(arguments.size),) if arguments.size else SIZES
     bundle = load_bundle(arguments.bundle or builtin_bundle_path())
     a, b = torch.rand(2, PEAK_SIDE, PEAK_SIDE)
     rng = np.random.default_rng(0)
@@ -122,7 +125,7 @@ def main() -> None:
         f"ONNX Runtime {onnxruntime.__version__}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        compared = runs(arguments, bundle, Path(folder))
+        compared = runs(arguments, bundle, Path(folder), sizes)
         for width, height in sizes:
             batch = rng.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
             parts = inspect_bundle(bundle, (height, width), arguments.threads, 1).parts

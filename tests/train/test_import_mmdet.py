@@ -11,9 +11,9 @@ import torch
 
 from clq_train.config import HeadConfig, load_config
 from clq_train.errors import CheckpointError, ConfigError
-from clq_train.import_command import _pairs
 from clq_train.import_mmdet import read_mmdet
 from clq_train.import_pickle import Unread, read_pickle
+from clq_train.option_pairs import option_pairs
 
 ROOT = Path(__file__).parents[2]
 CONV = "backbone.conv1.weight"
@@ -88,10 +88,15 @@ def test_centerness_is_not_taken_for_the_predicted_iou_unless_told(tmp_path, hea
     assert found.mapped == {}
     found = read_mmdet(path, lqe, None, {"bbox_head.iou": "head.quality"})
     assert found.mapped == {"head.quality.bias": ("bbox_head.iou.bias", own)}
-    found = read_mmdet(path, lqe, None, _pairs(["bbox_head.atss_centerness=head.quality"]))
+    found = read_mmdet(
+        path,
+        lqe,
+        None,
+        option_pairs("--map", ["bbox_head.atss_centerness=head.quality"], "MODULE=OURS"),
+    )
     assert "head.quality.bias" in found.mapped
     with pytest.raises(ConfigError, match="--map 'head': expected MODULE=OURS"):
-        _pairs(["head"])
+        option_pairs("--map", ["head"], "MODULE=OURS")
 
 
 def test_two_tensors_for_one_place_are_said(tmp_path, head):

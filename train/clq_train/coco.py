@@ -124,14 +124,19 @@ def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
     return data.root / config.annotations, data.root / config.images
 
 
-def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The file's tree, with the three lists that COCO requires."""
+def read_json(path: Path) -> Any:
+    """What the file holds; DataError if it can't be read or is not JSON."""
     try:
-        tree = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from error
+
+
+def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The file's tree, with the three lists that COCO requires."""
+    tree = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
             raise DataError(f"{path}: {key}: a COCO file has a list of this name")

@@ -35,17 +35,6 @@ class Categories:
     drop_rest: bool = False
 
 
-def parse_merge(items: Sequence[str]) -> dict[str, str]:
-    """`CATEGORY=CLASS` options as a dict.  Raises ConfigError."""
-    merge = {}
-    for item in items:
-        category, equals, name = item.partition("=")
-        if not (category and equals and name):
-            raise ConfigError(f"--merge {item!r}: expected CATEGORY=CLASS")
-        merge[category] = name
-    return merge
-
-
 def eval_data(
     data: Path,
     images: Path | None,

@@ -13,8 +13,9 @@ from clq_train.checkpoint import CONFIG
 from clq_train.coco import Record, read_annotations, read_sound_split, records_of, split_paths
 from clq_train.config import Config, DataConfig, load_config
 from clq_train.errors import ConfigError
-from clq_train.eval_data import Categories, eval_data, parse_merge
+from clq_train.eval_data import Categories, eval_data
 from clq_train.evaluate import detect_all
+from clq_train.option_pairs import option_pairs
 from clq_train.report.page import report_page
 from clq_train.report.pictures import worst_pictures
 from clq_train.results import category_ids, load_results, save_results
@@ -202,7 +203,9 @@ def _settings(request: EvalRequest) -> Config | None:
 def _data(
     request: EvalRequest, settings: Config | None, classes: list[str] | None
 ) -> tuple[DataConfig, list[str]]:
-    rules = Categories(parse_merge(request.merge), request.drop, request.drop_rest)
+    rules = Categories(
+        option_pairs("--merge", request.merge, "CATEGORY=CLASS"), request.drop, request.drop_rest
+    )
     if request.data is not None:
         base = None if settings is None else settings.data
         return eval_data(request.data, request.images, request.split, classes, rules, base)

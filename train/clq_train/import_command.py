@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clq_train.errors import ConfigError
+from clq_train.option_pairs import option_pairs
 
 
 class Origin(StrEnum):
@@ -64,20 +65,11 @@ def import_weights(
     elif origin is Origin.bundle:
         foreign = read_bundle(source, model)
     else:
-        foreign = read_mmdet(source, settings.model.head, channels, _pairs(renames or []))
+        modules = option_pairs("--map", renames or [], "MODULE=OURS")
+        foreign = read_mmdet(source, settings.model.head, channels, modules)
     parts = [part for part in only.split(",") if part]
     imported = fit_to(model, settings.data.classes, foreign, parts)
     imported.write(out)
     for line in imported.lines(each):
         typer.echo(line)
     typer.echo(f"start from it: init={out}")
-
-
-def _pairs(renames: list[str]) -> dict[str, str]:
-    found = {}
-    for text in renames:
-        theirs, equals, ours = text.partition("=")
-        if not (theirs and equals and ours):
-            raise ConfigError(f"--map {text!r}: expected MODULE=OURS")
-        found[theirs] = ours
-    return found

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clq_serve.detector import Detections
+from clq_train.coco import read_json
 from clq_train.errors import DataError
 from clq_train.measure import Result
 from clq_train.whole_file import write_text
@@ -60,12 +61,7 @@ def load_results(
 
     Raises DataError for a file that is not of the format, with the entry and what is wrong with it.
     """
-    try:
-        entries = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of detections, COCO's result format")
     found: dict[int, list[tuple[list[float], float, int]]] = {i: [] for i in image_ids}
