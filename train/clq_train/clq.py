@@ -14,14 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clq_train.boxes import (
-    DELTA_STDS,
-    MAX_LOG_RATIO,
-    centerness,
-    decode_deltas,
-    paired_iou_giou,
-    pairwise_iou,
-)
+from clq_train.boxes import centerness, decode_deltas, paired_iou_giou, pairwise_iou
 from clq_train.config import HeadConfig
 from clq_train.dcn import deform_conv3x3
 from clq_train.processes import mean_over_processes
@@ -131,14 +124,13 @@ class StarOffsets(nn.Module):
 
     def forward(self, deltas: Tensor) -> Tensor:
         """(B, 4, H, W) regression outputs -> (B, 18, H, W) in cells, dy before dx for each tap."""
-        stds = deltas.new_tensor(DELTA_STDS).view(4, 1, 1)
-        scaled = deltas.float() * stds
-        centre = scaled[:, :2] * self.anchor_scale  # x, y; from the cell's own centre
-        log_ratio = scaled[:, 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        half = log_ratio.exp() * (self.anchor_scale / 2)
+        half = self.anchor_scale / 2
+        anchor = deltas.new_tensor([-half, -half, half, half]).float()
+        boxes = decode_deltas(deltas.float().permute(0, 2, 3, 1), anchor)  # from the cell's centre
+        x1, y1, x2, y2 = boxes.unbind(-1)
         # Tap -1, 0, 1 of the kernel goes to the box's low edge, centre, high edge.
-        x, y = ([centre[:, i] + tap * (half[:, i] - 1) for tap in (-1, 0, 1)] for i in (0, 1))
-        return torch.stack([o for row in y for column in x for o in (row, column)], 1)
+        columns, rows = (x1 + 1, (x1 + x2) / 2, x2 - 1), (y1 + 1, (y1 + y2) / 2, y2 - 1)
+        return torch.stack([o for row in rows for column in columns for o in (row, column)], 1)
 
 
 class Align(nn.Module):
@@ -359,8 +351,10 @@ def criterion(
     if config.iou_target == "anchor":
         iou, _ = paired_iou_giou(matched, boxes)
     iou = iou.detach()
-    quality_target = centerness(matched, boxes) if config.centerness else iou
-    losses = {"reg": 2.0 * regression_loss(giou, iou, matched, boxes, positives, config)}
+    central = centerness(matched, boxes)
+    quality_target = central if config.centerness else iou
+    weight = {"none": None, "iou": iou, "centerness": central}[config.reg_weight]
+    losses = {"reg": 2.0 * regression_loss(giou, weight, positives)}
 
     target = torch.zeros_like(predictions.cls)  # (B, A, C)
     if config.qfl:
@@ -380,16 +374,13 @@ def criterion(
     return losses
 
 
-def regression_loss(
-    giou: Tensor, iou: Tensor, anchors: Tensor, boxes: Tensor, positives: Tensor, config: HeadConfig
-) -> Tensor:
-    """Equation 5: the mean of 1 - GIoU over the positives, weighted as reg_weight says.
+def regression_loss(giou: Tensor, weight: Tensor | None, positives: Tensor) -> Tensor:
+    """Equation 5: the mean of 1 - GIoU over the positives, or their mean by `weight`.
 
-    giou, iou  (P,) of the positives, anchors and boxes (P, 4), positives the scalar divisor
+    giou, weight  (P,) of the positives, positives the scalar divisor where there is no weight
     """
-    if config.reg_weight == "none":
+    if weight is None:
         return (1 - giou).sum() / positives
-    weight = iou if config.reg_weight == "iou" else centerness(anchors, boxes)
     # At least 1, as in MMDetection's ATSS: a batch of few, poor positives takes a small step.
     total = mean_over_processes(weight.sum()).clamp(min=1)
     return (weight * (1 - giou)).sum() / total
