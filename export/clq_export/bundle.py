@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clq_export.beside import new_bundle, next_version
-from clq_export.choices import DcnForm
+from clq_export.choices import DcnForm, Weights
 from clq_export.errors import ExportError
 from clq_export.graph import INPUT, OPSET, write_graph
 from clq_export.parity import Parity, check_parity
@@ -54,6 +54,8 @@ class ExportRequest:
     eval_split  split to measure the bundle on, None for no figures in the manifest
     command     how to measure the same again, for the manifest
     dcn         form of the deformable convolution, see dcn_forms
+    weights     what kernels are stored in, see stored; with float16 the torch model that the bundle
+                is held against has the same rounded kernels
     """
 
     checkpoint: Path
@@ -69,6 +71,7 @@ class ExportRequest:
     command: str
     threads: int
     dcn: DcnForm = "standard"
+    weights: Weights = "float32"
 
 
 def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | None]:
@@ -83,7 +86,7 @@ def export_bundle(request: ExportRequest) -> tuple[Path, Parity, Evaluation | No
     golden = golden_inputs(request)
     reference = TorchEngine(model)
     with new_bundle(request.out, name, version) as folder:
-        write_graph(model, folder / MODEL_FILE, request.dcn)
+        write_graph(model, folder / MODEL_FILE, request.dcn, request.weights)
         write_golden(folder / GOLDEN_FILE, golden, reference)
         manifest = make_manifest(request, version, folder)
         write_manifest(manifest, folder)
@@ -179,6 +182,7 @@ def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifes
             "checkpoint": request.checkpoint.name,
             "opset": str(OPSET),
             "dcn": request.dcn,
+            "weights": request.weights,
             "config": recorded_config(config),
             **{p: importlib.metadata.version(p) for p in ("clq-export", "torch", "onnx")},
         },

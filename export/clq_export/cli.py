@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from clq_export import commands_elsewhere, commands_precision, commands_proof, commands_tensorrt
-from clq_export.choices import DcnForm
-from clq_export.errors import ClqExportError
+from clq_export.choices import DcnForm, Weights
+from clq_export.errors import ClqExportError, ExportError
 from clq_serve.errors import ClqServeError
 from clq_train.errors import ClqTrainError
 
@@ -60,6 +60,10 @@ def onnx(
         Literal["fp32", "fp16"],
         typer.Option(help="fp16: as `clq-export fp16` would make it, measured on --evaluate"),
     ] = "fp32",
+    weights: Annotated[
+        Weights,
+        typer.Option(help="float16: kernels are stored in it and computed in float32, half the MB"),
+    ] = "float32",
     max_ap_drop: Annotated[
         float, typer.Option(min=0, help="of fp16, in points of AP; a larger loss is refused")
     ] = 0.1,
@@ -70,6 +74,10 @@ def onnx(
     The bundle is loaded by the service's own loader and compared with torch; one that differs is
     not kept.
     """
+    if weights == "float16" and precision == "fp16":
+        raise ExportError(
+            "--weights float16: accepted with --precision fp32; fp16 stores it anyway"
+        )
     # torch takes seconds to import: not before the arguments are known to be good.
     from clq_export.beside import next_version
     from clq_export.bundle import ExportRequest, export_bundle
@@ -93,6 +101,7 @@ def onnx(
         command=f"clq-train eval BUNDLE --config {named} --split {split} data.root=DATA",
         threads=threads,
         dcn=dcn,
+        weights=weights,
     )
     if precision == "fp16":
         with tempfile.TemporaryDirectory() as folder:

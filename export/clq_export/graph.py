@@ -7,12 +7,15 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clq_export.choices import DcnForm
+from clq_export.choices import DcnForm, Weights
 from clq_export.dcn_forms import with_dcn
+from clq_export.stored import store_float16
 from clq_train.detector import ClqDetector
 
 OPSET = 22  # DeformConv (19), GroupNormalization (21)
@@ -31,12 +34,19 @@ class _Traced(nn.Module):
         return tuple(self.model.candidates(images))
 
 
-def write_graph(model: ClqDetector, path: Path, dcn: DcnForm = "standard") -> None:
+def write_graph(
+    model: ClqDetector, path: Path, dcn: DcnForm = "standard", weights: Weights = "float32"
+) -> None:
     """Writes model.onnx: the detector in evaluation mode, on the CPU, in one file.
 
     Input `images` uint8 [N, H, W, 3] with dynamic N, H and W (multiples of the largest stride);
     normalisation is inside; `dcn` is the form of the deformable convolution, see dcn_forms; outputs
     OUTPUTS with model.config.candidates entries an image, see clq_serve.candidates.
+
+    weights  float16: kernels are stored in it (stored.py), and `model` gets the rounded ones too,
+             so that it stays what the graph is held against
+
+    Raises ExportError for a kernel that float16 does not hold.
     """
     stride = model.config.strides[-1]
     batch = torch.export.Dim("N", min=1, max=1024)
@@ -56,8 +66,22 @@ def write_graph(model: ClqDetector, path: Path, dcn: DcnForm = "standard") -> No
             optimize=True,
         )
     assert program is not None
-    onnx.save(with_dcn(tidy(program.model_proto), dcn), path)
+    graph = tidy(program.model_proto)
+    if weights == "float16":
+        _multiply(model, store_float16(graph))
+    onnx.save(with_dcn(graph, dcn), path)
     onnx.checker.check_model(path, full_check=True)
+
+
+def _multiply(model: ClqDetector, factors: dict[str, NDArray[np.float64]]) -> None:
+    """Multiplies parameters, by their names in the graph, with factors of their shape.
+
+    Factors, because a kernel in the graph is the parameter times what a folded norm made of it.
+    """
+    with torch.no_grad():
+        for name, factor in factors.items():
+            parameter = model.get_parameter(name.removeprefix("model."))
+            parameter.copy_(parameter.double() * torch.from_numpy(factor))
 
 
 def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:

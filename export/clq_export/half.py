@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from clq_export.dcn_forms import ALIGNED, PLUGIN
 from clq_export.errors import ExportError
+from clq_export.stored import as_float32
 
 # What may be computed in float16 between two convolutions.
 _HALF_OPERATORS = {
@@ -28,7 +29,7 @@ def halve(source: Path, target: Path) -> int:
 
     Raises ExportError for a graph without a convolution that could.
     """
-    graph = onnx.load(source)
+    graph = as_float32(onnx.load(source))
     if graph.functions:  # the form `plugin`: its body is the standard operator
         graph = inliner.inline_local_functions(graph)
     del graph.graph.value_info[:]

@@ -16,6 +16,7 @@ import onnxruntime
 from onnx import inliner
 
 from clq_export.parts import LAYOUT, PARTS, node_parts, part_of_weight
+from clq_export.stored import as_float32
 from clq_serve.bundle import MODEL_FILE, Bundle, read_listed
 
 _NO_WEIGHT = ("_scale", "_zero_point")
@@ -67,7 +68,7 @@ class Inspection:
 def inspect_bundle(bundle: Bundle, size: tuple[int, int], threads: int, repeats: int) -> Inspection:
     """The inspection of a bundle on a random image of `size`, H and W multiples of its padding."""
     data = read_listed(bundle, MODEL_FILE)
-    model = onnx.load_model_from_string(data)
+    model = as_float32(onnx.load_model_from_string(data))
     kinds = Counter(node.op_type for node in model.graph.node)
     graph, run = named(model)
     parts = node_parts(graph)
@@ -78,10 +79,11 @@ def inspect_bundle(bundle: Bundle, size: tuple[int, int], threads: int, repeats:
     for time in times:
         spent[time.part] += time.ms
     created = bundle.manifest.created
+    stored = ", kernels stored in float16" if created.get("weights") == "float16" else ""
     return Inspection(
         bundle=f"{bundle.manifest.name}/{bundle.manifest.version}",
         digest=bundle.digest,
-        precision=created.get("precision", "float32"),
+        precision=created.get("precision", "float32") + stored,
         dcn=created.get("dcn", "standard"),
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         bytes=len(data),

@@ -132,7 +132,8 @@ def _changed(
     request: ReducedRequest, source: Bundle, version: int, files: dict[str, FileEntry]
 ) -> Manifest:
     """The manifest of the new bundle, without figures."""
-    created = source.manifest.created | {
+    kept = {key: text for key, text in source.manifest.created.items() if key != "weights"}
+    created = kept | {
         "precision": request.precision,
         "from": source.digest,
         "onnxruntime": importlib.metadata.version("onnxruntime"),

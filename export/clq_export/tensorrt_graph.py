@@ -13,6 +13,7 @@ from onnx import helper, inliner, numpy_helper, parser
 from clq_export.dcn_forms import ALIGNED, DOMAIN, with_dcn
 from clq_export.errors import ExportError
 from clq_export.half import drop_unused_weights, fold_norms, has_half, to_half
+from clq_export.stored import as_float32
 
 Precision = Literal["fp32", "fp16"]
 
@@ -49,7 +50,7 @@ def engine_graph(path: str, precision: Precision, plugin: bool) -> tuple[onnx.Mo
 
     Raises ExportError if the bundle is of another precision.
     """
-    graph = inliner.inline_local_functions(onnx.load(path))
+    graph = as_float32(inliner.inline_local_functions(onnx.load(path)))
     _check_precision(graph, precision, path)
     del graph.graph.value_info[:]
     _cast_first(graph)

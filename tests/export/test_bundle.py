@@ -151,7 +151,7 @@ def test_an_export_that_differs_from_torch_leaves_nothing_behind(
     monkeypatch.setattr(
         bundle_module,
         "write_graph",
-        lambda model, path, dcn: shutil.copy(bundle_folder / "model.onnx", path),
+        lambda model, path, dcn, weights: shutil.copy(bundle_folder / "model.onnx", path),
     )
     result = export(other, "--out", tmp_path / "models")
     assert isinstance(result.exception, ParityError)

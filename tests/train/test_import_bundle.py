@@ -125,5 +125,5 @@ def test_a_bundle_of_fewer_bits_is_refused(tmp_path, change):
     manifest = load_bundle(BUNDLE).manifest
     files = manifest.files | {MODEL_FILE: describe_file(folder / MODEL_FILE)}
     write_manifest(manifest.model_copy(update={"files": files}), folder)
-    with pytest.raises(CheckpointError, match="holds 8-bit or float16 weights; import the float32"):
+    with pytest.raises(CheckpointError, match="computes in 8 bits or float16; import the float32"):
         read_bundle(folder, detector())

@@ -39,17 +39,17 @@ Named = dict[str, tuple[str, NDArray[np.float32]]]  # detector's name -> name in
 def read_bundle(folder: Path, model: ClqDetector) -> Foreign:
     """The tensors of the bundle in `folder` for `model`.
 
-    Raises BundleError for a broken bundle, CheckpointError for one of 8-bit or float16 weights.
+    Raises BundleError for a broken bundle, CheckpointError for one that computes in fewer bits.
     """
     bundle = load_bundle(folder)
     proto = onnx.load_from_string(read_listed(bundle, MODEL_FILE))
+    graph = _Graph(proto)
     if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) or any(
-        value.data_type == onnx.TensorProto.FLOAT16 for value in proto.graph.initializer
+        value.dtype == np.float16 for value in graph.values.values()
     ):
         raise CheckpointError(
-            f"{folder}: holds 8-bit or float16 weights; import the float32 bundle it was made from"
+            f"{folder}: computes in 8 bits or float16; import the float32 bundle it was made from"
         )
-    graph = _Graph(proto)
     tensors = {
         name.removeprefix(PREFIX): (name, value)
         for name, value in graph.values.items()
@@ -73,9 +73,13 @@ class _Graph:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+        halves = {name for name, value in self.values.items() if value.dtype == np.float16}
         self.convs: dict[str, list[onnx.NodeProto]] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in proto.graph.node:
+            if node.op_type == "Cast" and node.input[0] in halves:  # computed in float32
+                kernel = self.values.pop(node.input[0])
+                self.values[node.output[0]] = kernel.astype(np.float32)
             if node.op_type == "Conv":
                 self.convs.setdefault(node.input[1], []).append(node)
             for name in node.input:

@@ -1,0 +1,89 @@
+"""What it costs that a bundle stores its kernels in float16 and computes them in float32.
+
+`python benchmarks/stored_kernels.py [BUNDLE]` makes both forms of a bundle's graph, loads each
+`--repeats` times and runs both on the same image, by turns, in one process. Times are processor
+time of all threads, which other programs disturb less: the median, in brackets the least; ratios
+are those of the least. The last line is how far apart the two are on the golden images, candidates
+above a score of 0.05.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from clq_export.stored import as_float32, store_float16
+from clq_serve.bundle import MODEL_FILE, Bundle, builtin_bundle_path, describe_file, load_bundle
+from clq_serve.compare import candidate_difference
+from clq_serve.engine import OnnxEngine
+from clq_serve.golden import read_golden
+
+FORMS = ("float32", "float16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path, nargs="?", help="[default: the built-in model]")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 832), metavar=("W", "H"))
+    arguments = parser.parse_args()
+    bundle = load_bundle(arguments.bundle or builtin_bundle_path())
+    width, height = arguments.size
+    batch = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    loads: dict[str, list[float]] = {form: [] for form in FORMS}
+    runs: dict[str, list[float]] = {form: [] for form in FORMS}
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {form: with_kernels(bundle, form, Path(folder) / form) for form in FORMS}
+        for turn in range(arguments.repeats + 1):  # the first warms up
+            engines = {}
+            for form, one in bundles.items():
+                start = time.process_time()
+                engines[form] = OnnxEngine(one, arguments.threads)
+                loads[form] += [time.process_time() - start] if turn else []
+                engines[form].run(batch)
+            for form, engine in engines.items():
+                start = time.process_time()
+                engine.run(batch)
+                runs[form] += [time.process_time() - start] if turn else []
+        differences = [
+            candidate_difference(*(engines[form].run(images) for form in FORMS), 0.05)
+            for images, _ in read_golden(bundle)
+        ]
+    print(
+        f"{bundle.manifest.name}/{bundle.manifest.version}, {width} x {height}, "
+        f"{arguments.threads} threads, ONNX Runtime {onnxruntime.__version__}, "
+        f"{arguments.repeats} by turns"
+    )
+    print(f"{'kernels':8s} {'MB':>6s} {'load ms':>15s} {'ratio':>6s} {'run ms':>15s} {'ratio':>6s}")
+    for form, one in bundles.items():
+        row = f"{form:8s} {one.manifest.files[MODEL_FILE].bytes / 1e6:6.2f}"
+        for times in (loads, runs):
+            middle, least = statistics.median(times[form]), min(times[form])
+            text = f"{1e3 * middle:.1f} ({1e3 * least:.1f})"
+            row += f" {text:>15s} {least / min(times['float32']):6.2f}"
+        print(row)
+    scores, boxes = zip(*differences, strict=True)
+    print(f"scores within {max(scores):.1e}, boxes within {max(boxes):.2g} px")
+
+
+def with_kernels(bundle: Bundle, form: str, place: Path) -> Bundle:
+    """The bundle with its kernels stored in that form, its graph in the folder `place`."""
+    graph = as_float32(onnx.load(bundle.model_path))
+    if form == "float16":
+        store_float16(graph)
+    place.mkdir()
+    onnx.save(graph, place / MODEL_FILE)
+    files = bundle.manifest.files | {MODEL_FILE: describe_file(place / MODEL_FILE)}
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}), path=place)
+
+
+if __name__ == "__main__":
+    main()
