@@ -243,7 +243,7 @@ def test_frozen_stages_keep_their_weights_and_statistics(tree):
     assert changed == {"2", "3", "4"}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "regnet_nano"])
+@pytest.mark.parametrize("name", ["resnet50", "regnet_nano", "regnet_small"])
 def test_backbones_give_three_maps_of_strides_8_16_32(name):
     backbone = build_backbone(BackboneConfig(name=name)).eval()
     with torch.inference_mode():

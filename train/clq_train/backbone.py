@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import regnet_x_400mf, resnet50, resnet101, resnext101_64x4d
-from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.regnet import BlockParams, RegNet, ResBottleneckBlock
 from torchvision.models.resnet import ResNet
 
 from clq_train.config import BackboneConfig, NeckConfig
@@ -58,7 +58,10 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         case "regnet_x_400mf":
             backbone = _regnet(regnet_x_400mf(norm_layer=norm), (64, 160, 400))
         case "regnet_nano":
-            backbone = _regnet_nano()
+            backbone = _regnet_for_cpus([1, 2, 4, 2])
+        case "regnet_small":
+            backbone = _regnet_for_cpus([1, 4, 12, 6])
+            _start_as_identity(backbone)
     absorb_norms(backbone)
     backbone.freeze(config.frozen_stages)
     return backbone
@@ -73,21 +76,31 @@ def _regnet(net: RegNet, channels: tuple[int, int, int]) -> Backbone:
     return Backbone([net.stem, *net.trunk_output.children()], channels)
 
 
-def _regnet_nano() -> Backbone:
-    """A RegNet-X (Radosavovic et al. 2020, arXiv:2003.13678) of 0.8 M parameters for the CPU.
+def _regnet_for_cpus(depths: list[int]) -> Backbone:
+    """A RegNet-X (Radosavovic et al. 2020, arXiv:2003.13678) of few parameters, blocks by stage.
 
     Plain 1x1 and grouped 3x3 convolutions run close to the CPU's peak, unlike depthwise ones with
     squeeze and excitation; docs/log.md has the comparison.
     """
     widths = [32, 64, 128, 256]
     params = BlockParams(
-        depths=[1, 2, 4, 2],
+        depths=depths,
         widths=widths,
         group_widths=[32] * 4,
         bottleneck_multipliers=[1.0] * 4,
         strides=[2] * 4,
     )
     return _regnet(RegNet(params, num_classes=1, stem_width=32), (widths[1], widths[2], widths[3]))
+
+
+def _start_as_identity(backbone: Backbone) -> None:
+    """Blocks that keep the shape return their input at the start (Goyal et al. 2017, section 5.1).
+
+    So a deeper backbone with the weights of a shallower one (`init`) begins as that one.
+    """
+    for block in backbone.modules():
+        if isinstance(block, ResBottleneckBlock) and block.proj is None:
+            nn.init.zeros_(block.f.c[1].weight)  # of the last norm: input + 0, positive already
 
 
 class FeaturePyramid(nn.Module):

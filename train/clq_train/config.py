@@ -115,7 +115,14 @@ class AugmentConfig(Section):
 
 
 class BackboneConfig(Section):
-    name: Literal["resnet50", "resnet101", "resnext101_64x4d", "regnet_x_400mf", "regnet_nano"]
+    name: Literal[
+        "resnet50",
+        "resnet101",
+        "resnext101_64x4d",
+        "regnet_x_400mf",
+        "regnet_nano",
+        "regnet_small",
+    ]
     frozen_stages: int = Field(
         default=0, ge=0, le=4, description="2: the stem and stage 1 stay as they are"
     )
@@ -133,7 +140,7 @@ class BackboneConfig(Section):
 
     @model_validator(mode="after")
     def _pretrained_only(self) -> Self:
-        if self.name == "regnet_nano" and self.frozen_norm:
+        if self.name in ("regnet_nano", "regnet_small") and self.frozen_norm:
             raise ValueError(f"frozen_norm is for torchvision's backbones, not for {self.name}")
         return self
 
