@@ -19,6 +19,7 @@ from clq_serve.bundle import (
 from clq_serve.compare import candidate_difference
 from clq_serve.engine import OnnxEngine
 from clq_serve.golden import read_golden
+from clq_train.checkpoint import load_model, load_state
 from clq_train.cli import app
 from clq_train.config import load_config
 from clq_train.detector import ClqDetector
@@ -61,6 +62,17 @@ def test_the_built_in_model_imported_gives_what_the_service_gives(tmp_path):
     score, box_px = candidate_difference(TorchEngine(model.eval()).run(images), served, 0.05)
     assert score < 1e-4
     assert box_px < 0.05
+    # The same weights as a checkpoint, which the exporter takes; from part of them it makes none.
+    command[-2:] = ["--checkpoint", str(tmp_path / "run")]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    stored, config = load_model(tmp_path / "run/step-000000")
+    assert config.name == "webui-nano"
+    own = stored.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="no state to go on from"):
+        load_state(tmp_path / "run/step-000000")
+    with pytest.raises(CheckpointError, match=r"would stay\n  backbone"):
+        CliRunner().invoke(app, [*command, "--only", "neck,head"], catch_exceptions=False)
     # In training mode, where norms take the batch's statistics, it is the same detector still.
     scores = []
     with torch.inference_mode():

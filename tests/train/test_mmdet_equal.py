@@ -1,4 +1,4 @@
-"""MMDetection's ATSS, imported, is the same network, assignment and losses.
+"""MMDetection's ATSS, imported, is the same network, assignment and losses, and can be served.
 
 mmdet, mmcv-lite and mmengine go into a folder of their own, not into the environment of the tests;
 benchmarks/mmdet_atss.py runs them there.
@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from service_process import running
+from typer.testing import CliRunner
 
+from clq_export.cli import app as export_app
+from clq_train.cli import app as train_app
 from clq_train.clq import Objects, Predictions, anchors_for, atss_assign, criterion
 from clq_train.config import load_config
 from clq_train.detector import ClqDetector
@@ -22,6 +27,14 @@ ROOT = Path(__file__).parents[2]
 CONFIG = load_config(ROOT / "train/configs/atss_r50_1x.yaml", [])
 
 pytestmark = pytest.mark.slow
+
+
+def clq_train(arguments):
+    CliRunner().invoke(train_app, arguments.split(), catch_exceptions=False)
+
+
+def clq_export(arguments):
+    CliRunner().invoke(export_app, arguments.split(), catch_exceptions=False)
 
 
 def mmdet(*arguments, timeout_s):
@@ -64,6 +77,22 @@ def test_the_imported_network_gives_the_same_logits_deltas_and_centerness(folder
         expected = reference[name].squeeze(-1) if name == "quality" else reference[name]
         assert expected.std() > 0.1, "a network that says the same everywhere proves little"
         torch.testing.assert_close(getattr(found, name), expected, rtol=0, atol=1e-4)
+
+
+def test_it_is_exported_and_served_without_a_training_in_between(folder, tmp_path):
+    config, screen = ROOT / "train/configs/atss_r50_1x.yaml", ROOT / "tests/data/screens/docs.png"
+    clq_train(
+        f"import {folder}/checkpoint.pth --from mmdet --config {config} --checkpoint {tmp_path}/run"
+    )
+    checkpoint = tmp_path / "run/step-000000"
+    clq_export(f"onnx {checkpoint} --golden {screen} --out {tmp_path}")
+    with running("--bundle", str(tmp_path / "atss-r50-1x/1")) as service:
+        query = {"score": 0, "max": 5}
+        answer = httpx.post(f"{service.url}/v1/detect", params=query, content=screen.read_bytes())
+    found = answer.raise_for_status().json()
+    assert found["model"]["name"] == "atss-r50-1x"
+    assert len(found["detections"]) == 5
+    assert {one["label"] for one in found["detections"]} <= set(CONFIG.data.classes)
 
 
 def test_the_losses_of_the_same_predictions_are_the_same(reference):

@@ -58,6 +58,24 @@ def save_checkpoint(
     return final
 
 
+def save_weights(run: Path, weights: dict[str, Tensor], config: Config) -> Path:
+    """A checkpoint `run`/step-000000 to evaluate and export, without the state of a training.
+
+    Raises CheckpointError if it is there already or can't be written.
+    """
+    final = checkpoint_folder(run, 0)
+    partial = run / f"{final.name}.tmp"
+    if final.exists():
+        raise CheckpointError(f"{final}: is there already")
+    try:
+        _write(partial, weights, None, config)
+        os.replace(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{final}: not saved: {error}") from error
+    return final
+
+
 def checkpoint_folder(run: Path, step: int) -> Path:
     return run / f"step-{step:06d}"
 
@@ -120,14 +138,19 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _write(folder: Path, weights: dict[str, Tensor], state: dict[str, Any], config: Config) -> None:
+def _write(
+    folder: Path, weights: dict[str, Tensor], state: dict[str, Any] | None, config: Config
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS)
-    with (folder / STATE).open("wb") as file:
-        torch.save(state, file)
+    files = [WEIGHTS]
+    if state is not None:
+        with (folder / STATE).open("wb") as file:
+            torch.save(state, file)
+        files.append(STATE)
     (folder / CONFIG).write_text(dump_config(config))
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in (WEIGHTS, STATE)]
+    sums = [f"{_sha256(folder / name)}  {name}\n" for name in files]
     (folder / SUMS).write_text("".join(sums))
     for file in folder.iterdir():
         _sync(file)
@@ -143,6 +166,11 @@ def _verify(checkpoint: Path, name: str) -> None:
     except OSError as error:
         raise CheckpointError(f"{checkpoint / SUMS}: {error.strerror}") from error
     sums = {line[66:]: line[:64] for line in lines}
+    if name == STATE and name not in sums:
+        raise CheckpointError(
+            f"{checkpoint}: was imported, not trained: there is no state to go on from; start a "
+            "run from the weights (clq-train import --out, then init=FILE)"
+        )
     try:
         found = _sha256(checkpoint / name)
     except OSError as error:

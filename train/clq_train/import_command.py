@@ -1,4 +1,4 @@
-"""`clq-train import`: another file's weights as a file for the configuration's `init`."""
+"""`clq-train import`: another file's weights for the configuration's `init`, or as a checkpoint."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -24,12 +24,18 @@ class Channels(StrEnum):
 def import_weights(
     origin: Annotated[Origin, typer.Option("--from", help="what wrote it")],
     config: Annotated[Path, typer.Option(help="YAML file of the run that will start from it")],
-    out: Annotated[Path, typer.Option(help="the .safetensors file to write")],
     source: Annotated[
         Path | None,
         typer.Argument(
             help="the file, or a bundle's folder NAME/VERSION; without it torchvision downloads"
         ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the .safetensors file to write, for a run's init")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="folder that gets step-000000, to export and evaluate without training"),
     ] = None,
     only: Annotated[
         str, typer.Option(help="modules to take, such as backbone,neck [default: all]")
@@ -43,7 +49,7 @@ def import_weights(
         typer.Option("--map", help="mmdet: MODULE=OURS, such as bbox_head.atss_iou=head.quality"),
     ] = None,
 ) -> None:
-    """Read another program's weights into a file that the configuration's `init` starts from.
+    """Read another program's weights into a file to start from (--out) or a checkpoint.
 
     Prints what was mapped, what stays at its start value and what was left over.
     """
@@ -56,6 +62,8 @@ def import_weights(
 
     if source is None and origin is not Origin.torchvision:
         raise ConfigError(f"--from {origin} needs the file or folder to read")
+    if (out is None) == (checkpoint is None):
+        raise ConfigError("give --out FILE to train from the weights, or --checkpoint FOLDER")
     if origin is not Origin.mmdet and (channels or renames):
         raise ConfigError("--channels and --map are for --from mmdet")
     settings = load_config(config, [])
@@ -69,7 +77,11 @@ def import_weights(
         foreign = read_mmdet(source, settings.model.head, channels, modules)
     parts = [part for part in only.split(",") if part]
     imported = fit_to(model, settings.data.classes, foreign, parts)
-    imported.write(out)
+    if out is not None:
+        imported.write(out)
+        ending = f"start from it: init={out}"
+    else:
+        ending = f"checkpoint {imported.write_checkpoint(checkpoint, model, settings)}"
     for line in imported.lines(each):
         typer.echo(line)
-    typer.echo(f"start from it: init={out}")
+    typer.echo(ending)

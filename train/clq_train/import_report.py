@@ -9,6 +9,8 @@ from typing import NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor
 
+from clq_train.checkpoint import save_weights
+from clq_train.config import Config
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError, ConfigError
 from clq_train.init_weights import COUNTER, misfit, module, started
@@ -58,6 +60,20 @@ class Imported:
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise CheckpointError(f"{path}: {error.strerror or error}") from error
+
+    def write_checkpoint(self, run: Path, model: ClqDetector, config: Config) -> Path:
+        """A checkpoint of the detector with these tensors, to export and evaluate.
+
+        Raises CheckpointError if a part of the detector would stay at its start value.
+        """
+        left = [name for name in self.own if name not in self.tensors and COUNTER not in name]
+        if left:
+            lines = "\n".join(f"  {line}" for line in started(self.own, self.tensors))
+            raise CheckpointError(
+                f"no checkpoint: at their start value would stay\n{lines}\n"
+                "write them by --out FILE and train from it (init=FILE)"
+            )
+        return save_weights(run, model.state_dict() | self.tensors, config)
 
     def lines(self, each: bool) -> Iterator[str]:
         """The report; `each` names every tensor that was taken, not only their modules."""
