@@ -190,9 +190,11 @@ def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifes
 
 
 def recorded_config(config: Config) -> str:
-    """The resolved configuration as JSON, without the place of the data on this machine."""
+    """The resolved configuration as JSON, without places on this machine."""
     tree = config.model_dump(mode="json")
     tree["data"]["root"] = "DATA"
+    if config.init is not None:
+        tree["init"] = config.init.name
     return json.dumps(tree)
 
 

@@ -56,6 +56,9 @@ def run(
     models: Annotated[
         Path | None, typer.Option(help="Folder of bundles NAME/VERSION, all of them.")
     ] = None,
+    builtin: Annotated[
+        str | None, typer.Option(help="webui-nano or webui-small, without a bundle.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, tensorrt:0, plan:0 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: the cores allowed.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
@@ -80,6 +83,7 @@ def run(
         "port": port,
         "bundle": bundle,
         "models": models,
+        "builtin": builtin,
         "device": device,
         "threads": threads,
         "log_level": log_level,

@@ -88,7 +88,7 @@ def load_model(
 
     Raises BundleError if the bundle must not be served, SettingsError if a device cannot be used.
     """
-    bundle = load_bundle(builtin_bundle_path() if path is None else path)
+    bundle = load_bundle(builtin_bundle_path(settings.builtin) if path is None else path)
     maker = _EngineMaker(bundle, settings, read_golden(bundle), tuple(shapes))
     lanes, wide = settings.lane_places, settings.wide_place
     # Lanes of one CPU thread share an engine: ONNX Runtime runs it in the calling thread.

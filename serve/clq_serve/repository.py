@@ -39,7 +39,10 @@ def find_bundles(settings: Settings) -> dict[ModelKey, Path]:
         if settings.bundle is not None:
             raise SettingsError("bundle and models are both given; accepted: one of them")
         return _scan(settings.models)
-    folder = builtin_bundle_path() if settings.bundle is None else settings.bundle.resolve()
+    if settings.bundle is None:
+        folder = builtin_bundle_path(settings.builtin)
+    else:
+        folder = settings.bundle.resolve()
     if not folder.is_dir():
         raise BundleError(f"{folder}: there is no such folder; a bundle is a folder NAME/VERSION/")
     if not (_NAME.fullmatch(folder.parent.name) and _VERSION.fullmatch(folder.name)):

@@ -45,8 +45,11 @@ class Settings(BaseModel):
     """Port of the admin listener; 0 is any free one, printed at start, so that several services on
     one machine never collide."""
     bundle: Path | None = None
-    """Folder NAME/VERSION of the one bundle to serve; without it, and without `models`, the
-    built-in model."""
+    """Folder NAME/VERSION of the one bundle to serve; without it, and without `models`, a built-in
+    model."""
+    builtin: Literal["webui-nano", "webui-small"] = "webui-nano"
+    """Which built-in model, where neither `bundle` nor `models` is given: the faster one, or the
+    one that finds more."""
     models: Path | None = None
     """Folder of bundles NAME/VERSION: of each name the newest version is served."""
     default_model: str | None = None

@@ -77,7 +77,7 @@ def test_thresholds_may_be_given_and_any_size_is_padded(session, detector, size,
 
 def test_the_file_says_which_model_it_is(session, bundle):
     kept = session.get_modelmeta().custom_metadata_map
-    assert kept["clq.model"] == "webui-nano/1"
+    assert kept["clq.model"] == f"{bundle.manifest.name}/{bundle.manifest.version}"
     assert kept["clq.digest"] == bundle.digest
     assert kept["clq.classes"].split(",") == bundle.manifest.class_names
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clq_serve.bundle import (
+    MODEL_FILE,
     builtin_bundle_path,
     describe_file,
     load_bundle,
@@ -16,7 +17,9 @@ from clq_serve.bundle import (
     sha256_file,
     write_manifest,
 )
-from clq_serve.errors import BundleError
+from clq_serve.configuration import read_settings
+from clq_serve.errors import BundleError, SettingsError
+from clq_serve.repository import find_bundles
 
 Tree = dict
 
@@ -145,9 +148,21 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nothing" / "1")
 
 
+@pytest.mark.parametrize(("name", "most_mb"), [("webui-nano", 4), ("webui-small", 15)])
+def test_the_setting_builtin_chooses_one_of_two_small_models(name: str, most_mb: float) -> None:
+    ((key, folder),) = find_bundles(read_settings({"CLQ_SERVE_BUILTIN": name}, {})).items()
+    assert key.name == name
+    assert folder == builtin_bundle_path(name)
+    assert (folder / MODEL_FILE).stat().st_size <= most_mb * 1e6
+    names = [load_bundle(path).manifest.class_names for path in (folder, builtin_bundle_path())]
+    assert names[0] == names[1]
+
+
 def test_an_unknown_builtin_model_is_refused() -> None:
     with pytest.raises(BundleError, match="no built-in model 'nothing'"):
         builtin_bundle_path("nothing")
+    with pytest.raises(SettingsError, match="builtin"):
+        read_settings({}, {"builtin": "nothing"})
 
 
 def test_a_manifest_cannot_be_changed_after_reading(tiny_bundle: Path) -> None:

@@ -129,7 +129,7 @@ def halved(proto):
 
 @pytest.mark.parametrize("change", [quantised, halved])
 def test_a_bundle_of_fewer_bits_is_refused(tmp_path, change):
-    folder = tmp_path / "webui-nano" / "1"
+    folder = tmp_path / BUNDLE.parent.name / BUNDLE.name
     shutil.copytree(BUNDLE, folder)
     proto = onnx.load(folder / MODEL_FILE)
     change(proto)
