@@ -4,6 +4,7 @@ mmdet, mmcv-lite and mmengine go into a folder of their own, not into the enviro
 benchmarks/mmdet_atss.py runs them there.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -85,10 +86,18 @@ def test_it_is_exported_and_served_without_a_training_in_between(folder, tmp_pat
         f"import {folder}/checkpoint.pth --from mmdet --config {config} --checkpoint {tmp_path}/run"
     )
     checkpoint = tmp_path / "run/step-000000"
-    clq_export(f"onnx {checkpoint} --golden {screen} --out {tmp_path}")
+    # The numbers of the categories are read from COCO's own file; its pictures are not needed.
+    annotations = tmp_path / "coco/annotations/instances_train2017.json"
+    annotations.parent.mkdir(parents=True)
+    names = enumerate(CONFIG.data.classes, 1)
+    categories = [{"id": number, "name": name} for number, name in names]
+    tree = {"images": [], "annotations": [], "categories": categories}
+    annotations.write_text(json.dumps(tree))
+    clq_export(f"onnx {checkpoint} data.root={tmp_path}/coco --golden {screen} --out {tmp_path}")
     with running("--bundle", str(tmp_path / "atss-r50-1x/1")) as service:
         query = {"score": 0, "max": 5}
-        answer = httpx.post(f"{service.url}/v1/detect", params=query, content=screen.read_bytes())
+        files = {"image": screen.read_bytes()}
+        answer = httpx.post(f"{service.url}/v1/detect", params=query, files=files, timeout=60)
     found = answer.raise_for_status().json()
     assert found["model"]["name"] == "atss-r50-1x"
     assert len(found["detections"]) == 5
