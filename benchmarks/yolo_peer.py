@@ -197,7 +197,7 @@ def fitted(taking: Iterator[None], seconds: float, asked: argparse.Namespace) ->
         took.append(time.monotonic() - began)
     steps = max(1, round(seconds / statistics.mean(took[SEEN:])))
     changes = [f"schedule.steps={steps}", f"schedule.warmup_steps={steps // 20}"]
-    changes += [f"run.checkpoint_every={steps}", "run.workers=0"]
+    changes += [f"run.checkpoint_every={steps}", "run.eval_every=null", "run.workers=0"]
     return load_config(asked.config, [*asked.overrides, *changes])
 
 
