@@ -10,19 +10,19 @@ operators, so `mmcv.ops` is a stub here; ATSS uses none of them on the CPU.
 
 import importlib.abc
 import importlib.machinery
-import shutil
-import subprocess
 import sys
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from package_folder import install
 
 PACKAGES = [
     *("mmdet==3.3.0", "mmcv-lite==2.1.0", "mmengine==0.10.7"),
-    # what they import; without their dependencies, which would bring another torch and numpy
+    # what they import
     *("addict==2.4.0", "opencv-python-headless", "platformdirs", "scipy", "shapely", "six"),
     *("termcolor", "terminaltables==3.1.10", "yapf==0.43.0"),
 ]
@@ -108,15 +108,6 @@ class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         pass
-
-
-def install(folder: Path) -> None:
-    """Whole or not there, so that a broken-off installation is begun again."""
-    beside = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*command, "--target", str(beside), *PACKAGES], check=True)
-    beside.rename(folder)
 
 
 def build(folder: Path, train_norms: bool = True):
@@ -270,5 +261,9 @@ def step(folder: Path, *settings: Path) -> None:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    commands = {"install": install, "reference": reference, "step": step}
+    commands = {
+        "install": partial(install, packages=PACKAGES),
+        "reference": reference,
+        "step": step,
+    }
     commands[command](*map(Path, arguments))

@@ -18,17 +18,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from bundle_forms import with_graph_in
 
 from clq_export.inspection import inspect_bundle
 from clq_export.int8 import quantise
 from clq_export.openvino_engine import OpenVinoEngine
-from clq_serve.bundle import MODEL_FILE, Bundle, builtin_bundle_path, describe_file, load_bundle
+from clq_serve.bundle import MODEL_FILE, Bundle, builtin_bundle_path, load_bundle
 from clq_serve.engine import OnnxEngine
 from clq_train.checkpoint import load_model
 from clq_train.config import load_config
@@ -70,9 +70,7 @@ def int8_of(bundle: Bundle, folder: Path, sizes: tuple[tuple[int, int], ...]) ->
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (h // 2, w // 2, 3), dtype=np.uint8) for w, h in sizes[-1:]]
     quantise(bundle.model_path, place / MODEL_FILE, noise, "onnxruntime")
-    files = bundle.manifest.files | {MODEL_FILE: describe_file(place / MODEL_FILE)}
-    changed = bundle.manifest.model_copy(update={"files": files})
-    return replace(bundle, manifest=changed, path=place)
+    return with_graph_in(bundle, place)
 
 
 def peak_macs_per_s(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -92,12 +92,12 @@ def main() -> None:
     bundle = load_bundle(arguments.bundle or builtin_bundle_path())
     manifest = bundle.manifest
     decoded = decode_image(SCREEN.read_bytes(), ImageLimits(), manifest.input.background)
-    screen = decoded.pixels.copy()  # which torch may write to
+    screen = decoded.pixels.copy()  # torch wants arrays that can be written to
     padded, _ = prepare(screen, manifest.input.rule)
     inputs = {
         f"{manifest.name}/{manifest.version}": padded[None],
         "SSDlite": screen[None],
-        "SSDlite, its own size": resize(screen, OWN_SIDE, OWN_SIDE)[None],
+        "SSDlite, its own size": resize(screen, OWN_SIDE, OWN_SIDE).copy()[None],
     }
     ours, *theirs = inputs
     model = Raw(len(manifest.class_names)).eval()

@@ -31,7 +31,8 @@ from typing import Any
 
 import torch
 import yaml
-from yolo_train import RECIPE, YoloEngine, build, crop_steps, install, isolate, train_own
+from package_folder import install
+from yolo_train import PACKAGES, RECIPE, YoloEngine, build, crop_steps, isolate, train_own
 
 from clq_serve.detector import DetectOptions, Engine
 from clq_serve.preprocess import InputRule
@@ -70,7 +71,7 @@ def main() -> None:
     comparing.add_argument("--row", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.command == "install":
-        install(asked.folder)
+        install(asked.folder, PACKAGES)
     elif asked.row:
         train_row(asked)
     else:
@@ -115,7 +116,8 @@ def train_row(asked: argparse.Namespace) -> None:
     cores = sorted(os.sched_getaffinity(0))[: asked.threads]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(asked.threads)
-    config = load_config(asked.config, [*asked.overrides, "run.workers=0"])
+    asked.overrides.append("run.workers=0")
+    config = load_config(asked.config, asked.overrides)
     run, seconds = asked.out / f"{asked.row}-{time.strftime('%H%M%S')}", 60 * asked.minutes
     if asked.row != "clq":
         isolate(asked.folder, run)
@@ -197,7 +199,7 @@ def fitted(taking: Iterator[None], seconds: float, asked: argparse.Namespace) ->
         took.append(time.monotonic() - began)
     steps = max(1, round(seconds / statistics.mean(took[SEEN:])))
     changes = [f"schedule.steps={steps}", f"schedule.warmup_steps={steps // 20}"]
-    changes += [f"run.checkpoint_every={steps}", "run.eval_every=null", "run.workers=0"]
+    changes += [f"run.checkpoint_every={steps}", "run.eval_every=null"]
     return load_config(asked.config, [*asked.overrides, *changes])
 
 

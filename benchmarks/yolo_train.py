@@ -5,7 +5,6 @@ Ultralytics' packages are AGPL-3.0 and no dependency of ours: they come from a f
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from clq_train.schedule import build_optimizer, learning_rate
 
 PACKAGES = [
     "ultralytics==8.4.190",
-    # what it imports; without their dependencies, which would bring another torch and numpy
+    # what it imports
     *("opencv-python-headless==5.0.0.93", "polars==2.1.0", "psutil==7.2.2"),
     "ultralytics-thop==2.2.3",
 ]
@@ -40,15 +39,6 @@ RECIPE = {"imgsz": 640, "batch": 8, "nbs": 8, "optimizer": "AdamW", "momentum": 
 WARMUP, MOSAIC = 0.03, 0.9  # shares of the run: 3 and 90 epochs of 100
 ENDLESS = 10**6  # epochs
 SLOTS = 3000  # of candidates, before the suppression
-
-
-def install(folder: Path) -> None:
-    """Whole or not there, so that a broken-off installation is begun again."""
-    beside = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*command, "--target", str(beside), *PACKAGES], check=True)
-    beside.rename(folder)
 
 
 def isolate(folder: Path, home: Path) -> None:
@@ -72,9 +62,7 @@ def isolate(folder: Path, home: Path) -> None:
 def yolo_lines(record: Record) -> str:
     """The objects of an image as Ultralytics reads them: class and centre and size as shares."""
     sides = np.array([record.width, record.height] * 2)
-    corners = record.boxes.astype(np.float64)
-    centres = (corners[:, :2] + corners[:, 2:]) / 2
-    shares = np.hstack([centres, corners[:, 2:] - corners[:, :2]]) / sides
+    shares = centred(torch.from_numpy(record.boxes.astype(np.float64))).numpy() / sides
     return "".join(
         f"{label} " + " ".join(f"{share:.7f}" for share in row) + "\n"
         for label, row in zip(record.labels, shares, strict=True)
