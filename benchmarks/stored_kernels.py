@@ -7,61 +7,46 @@ are those of the least. The last line is how far apart the two are on the golden
 above a score of 0.05.
 """
 
-import argparse
-import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
+from bundle_forms import read_arguments, with_graph_in
 
-from clq_export.stored import as_float32, store_float16
-from clq_serve.bundle import MODEL_FILE, Bundle, builtin_bundle_path, describe_file, load_bundle
+from clq_export.stored import store_float16
+from clq_serve.bundle import MODEL_FILE, Bundle
 from clq_serve.compare import candidate_difference
 from clq_serve.engine import OnnxEngine
 from clq_serve.golden import read_golden
+from clq_train.stored_kernels import as_float32
 
 FORMS = ("float32", "float16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path, nargs="?", help="[default: the built-in model]")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 832), metavar=("W", "H"))
-    arguments = parser.parse_args()
-    bundle = load_bundle(arguments.bundle or builtin_bundle_path())
-    width, height = arguments.size
-    batch = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    asked = read_arguments(__doc__.splitlines()[0], repeats=9)
     loads: dict[str, list[float]] = {form: [] for form in FORMS}
     runs: dict[str, list[float]] = {form: [] for form in FORMS}
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {form: with_kernels(bundle, form, Path(folder) / form) for form in FORMS}
-        for turn in range(arguments.repeats + 1):  # the first warms up
+        bundles = {form: with_kernels(asked.bundle, form, Path(folder) / form) for form in FORMS}
+        for turn in range(asked.repeats + 1):  # the first warms up
             engines = {}
             for form, one in bundles.items():
                 start = time.process_time()
-                engines[form] = OnnxEngine(one, arguments.threads)
+                engines[form] = OnnxEngine(one, asked.threads)
                 loads[form] += [time.process_time() - start] if turn else []
-                engines[form].run(batch)
+                engines[form].run(asked.batch)
             for form, engine in engines.items():
                 start = time.process_time()
-                engine.run(batch)
+                engine.run(asked.batch)
                 runs[form] += [time.process_time() - start] if turn else []
         differences = [
             candidate_difference(*(engines[form].run(images) for form in FORMS), 0.05)
-            for images, _ in read_golden(bundle)
+            for images, _ in read_golden(asked.bundle)
         ]
-    print(
-        f"{bundle.manifest.name}/{bundle.manifest.version}, {width} x {height}, "
-        f"{arguments.threads} threads, ONNX Runtime {onnxruntime.__version__}, "
-        f"{arguments.repeats} by turns"
-    )
+    print(f"{asked}, {asked.repeats} by turns")
     print(f"{'kernels':8s} {'MB':>6s} {'load ms':>15s} {'ratio':>6s} {'run ms':>15s} {'ratio':>6s}")
     for form, one in bundles.items():
         row = f"{form:8s} {one.manifest.files[MODEL_FILE].bytes / 1e6:6.2f}"
@@ -81,8 +66,7 @@ def with_kernels(bundle: Bundle, form: str, place: Path) -> Bundle:
         store_float16(graph)
     place.mkdir()
     onnx.save(graph, place / MODEL_FILE)
-    files = bundle.manifest.files | {MODEL_FILE: describe_file(place / MODEL_FILE)}
-    return replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}), path=place)
+    return with_graph_in(bundle, place)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from clq_export.dcn_forms import ALIGNED, PLUGIN
 from clq_export.errors import ExportError
-from clq_export.stored import as_float32
+from clq_train.stored_kernels import as_float32
 
 # What may be computed in float16 between two convolutions.
 _HALF_OPERATORS = {

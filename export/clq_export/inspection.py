@@ -16,8 +16,8 @@ import onnxruntime
 from onnx import inliner
 
 from clq_export.parts import LAYOUT, PARTS, node_parts, part_of_weight
-from clq_export.stored import as_float32
 from clq_serve.bundle import MODEL_FILE, Bundle, read_listed
+from clq_train.stored_kernels import as_float32
 
 _NO_WEIGHT = ("_scale", "_zero_point")
 

@@ -1,7 +1,8 @@
 """Kernels that a graph stores in float16 and computes in float32: half the file, the same time.
 
 Each is a float16 initializer and a Cast, which ONNX Runtime does once, when it loads the graph.
-The Cast's output has the name that the kernel had, so whatever reads the kernel stays as it is.
+The Cast's output has the name that the kernel had, so whatever reads the kernel stays as it is;
+clq_train.stored_kernels reads them back.
 """
 
 import numpy as np
@@ -43,15 +44,3 @@ def store_float16(model: onnx.ModelProto) -> dict[str, NDArray[np.float64]]:
         wide = exact.astype(np.float64)
         factors[name] = np.divide(half, wide, out=np.ones_like(wide), where=wide != 0)
     return factors
-
-
-def as_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its stored kernels in float32, for what reads kernels; `model` is changed."""
-    graph = model.graph
-    stored = {o.name: o for o in graph.initializer if o.data_type == TensorProto.FLOAT16}
-    for cast in [n for n in graph.node if n.op_type == "Cast" and n.input[0] in stored]:
-        kernel = stored[cast.input[0]]
-        exact = numpy_helper.to_array(kernel).astype(np.float32)
-        kernel.CopyFrom(numpy_helper.from_array(exact, cast.output[0]))
-        graph.node.remove(cast)
-    return model

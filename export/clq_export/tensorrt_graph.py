@@ -13,7 +13,7 @@ from onnx import helper, inliner, numpy_helper, parser
 from clq_export.dcn_forms import ALIGNED, DOMAIN, with_dcn
 from clq_export.errors import ExportError
 from clq_export.half import drop_unused_weights, fold_norms, has_half, to_half
-from clq_export.stored import as_float32
+from clq_train.stored_kernels import as_float32
 
 Precision = Literal["fp32", "fp16"]
 

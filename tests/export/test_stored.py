@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from clq_export.cli import app
 from clq_export.dcn_forms import with_dcn
 from clq_export.errors import ExportError
-from clq_export.stored import as_float32, store_float16
+from clq_export.stored import store_float16
 from clq_export.tensorrt_graph import engine_graph
 from clq_serve.bundle import load_bundle
 from clq_serve.candidates import Candidates
@@ -23,6 +23,7 @@ from clq_serve.golden import check_golden, read_golden
 from clq_train.checkpoint import load_model
 from clq_train.evaluate import TorchEngine
 from clq_train.import_bundle import read_bundle
+from clq_train.stored_kernels import as_float32
 
 
 def run(*arguments):
@@ -127,10 +128,9 @@ def candidates(model, images):
 
 def kernels_in(path):
     """Large kernels of the file as float32, and the types that they are stored in."""
-    graph = onnx.load(path).graph
-    kinds = {one.data_type for one in graph.initializer if np.prod(one.dims) >= 1000}
-    graph = as_float32(onnx.load(path)).graph
-    values = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    model = onnx.load(path)
+    kinds = {one.data_type for one in model.graph.initializer if np.prod(one.dims) >= 1000}
+    values = {o.name: numpy_helper.to_array(o) for o in as_float32(model).graph.initializer}
     return {name: v for name, v in values.items() if v.size >= 1000}, kinds
 
 

@@ -28,6 +28,7 @@ from clq_serve.golden import read_golden
 from clq_train.detector import ClqDetector
 from clq_train.errors import CheckpointError
 from clq_train.import_report import Foreign
+from clq_train.stored_kernels import as_float32
 
 PREFIX = "model."
 CONSTANTS = (f"{PREFIX}mean", f"{PREFIX}std")  # of the pixels; every detector has the same
@@ -42,14 +43,14 @@ def read_bundle(folder: Path, model: ClqDetector) -> Foreign:
     Raises BundleError for a broken bundle, CheckpointError for one that computes in fewer bits.
     """
     bundle = load_bundle(folder)
-    proto = onnx.load_from_string(read_listed(bundle, MODEL_FILE))
-    graph = _Graph(proto)
+    proto = as_float32(onnx.load_from_string(read_listed(bundle, MODEL_FILE)))
     if any(node.op_type == "DequantizeLinear" for node in proto.graph.node) or any(
-        value.dtype == np.float16 for value in graph.values.values()
+        value.data_type == onnx.TensorProto.FLOAT16 for value in proto.graph.initializer
     ):
         raise CheckpointError(
             f"{folder}: computes in 8 bits or float16; import the float32 bundle it was made from"
         )
+    graph = _Graph(proto)
     tensors = {
         name.removeprefix(PREFIX): (name, value)
         for name, value in graph.values.items()
@@ -73,13 +74,9 @@ class _Graph:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
-        halves = {name for name, value in self.values.items() if value.dtype == np.float16}
         self.convs: dict[str, list[onnx.NodeProto]] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in proto.graph.node:
-            if node.op_type == "Cast" and node.input[0] in halves:  # computed in float32
-                kernel = self.values.pop(node.input[0])
-                self.values[node.output[0]] = kernel.astype(np.float32)
             if node.op_type == "Conv":
                 self.convs.setdefault(node.input[1], []).append(node)
             for name in node.input:
