@@ -36,21 +36,7 @@ def save_checkpoint(
     Older ones beyond run.keep, except the best, are removed after it stands. Raises CheckpointError
     if it can't be written, with nothing lost of what is there.
     """
-    final = checkpoint_folder(run, step)
-    partial = run / f"{final.name}.tmp"
-    try:
-        _write(partial, weights, state, config)
-        os.replace(partial, final)
-        _sync(run)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # torch tells of a failed write by an error of its own.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        free = shutil.disk_usage(run).free // 2**20
-        raise CheckpointError(
-            f"{final}: not saved: {reason}; {free} MiB are free there; the earlier checkpoints are "
-            "whole, --resume goes on from the last"
-        ) from error
+    final = _place(run, step, weights, state, config)
     best = best_checkpoint(run)
     for old in list_checkpoints(run)[: -config.run.keep]:
         if old != best:
@@ -63,17 +49,9 @@ def save_weights(run: Path, weights: dict[str, Tensor], config: Config) -> Path:
 
     Raises CheckpointError if it is there already or can't be written.
     """
-    final = checkpoint_folder(run, 0)
-    partial = run / f"{final.name}.tmp"
-    if final.exists():
+    if (final := checkpoint_folder(run, 0)).exists():
         raise CheckpointError(f"{final}: is there already")
-    try:
-        _write(partial, weights, None, config)
-        os.replace(partial, final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"{final}: not saved: {error}") from error
-    return final
+    return _place(run, 0, weights, None, config)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -136,6 +114,29 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint / STATE}: no state of a run: it lacks {', '.join(sorted(missing))}"
         )
     return state
+
+
+def _place(
+    run: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any] | None, config: Config
+) -> Path:
+    """Writes the folder beside and renames it.  Raises CheckpointError with nothing lost."""
+    final = checkpoint_folder(run, step)
+    partial = run / f"{final.name}.tmp"
+    try:
+        _write(partial, weights, state, config)
+        os.replace(partial, final)
+        _sync(run)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # torch tells of a failed write by an error of its own.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        text = f"{final}: not saved: {reason}"
+        if run.is_dir():
+            text += f"; {shutil.disk_usage(run).free // 2**20} MiB are free there"
+        if state is not None:
+            text += "; the earlier checkpoints are whole, --resume goes on from the last"
+        raise CheckpointError(text) from error
+    return final
 
 
 def _write(
