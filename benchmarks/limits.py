@@ -9,19 +9,20 @@ and 0.5; each is mended alone. A row far above the first is what to work on.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from clq_serve.detector import Detections
+from clq_train.assess import RIGHT_IOU
 from clq_train.coco import read_sound_split
 from clq_train.config import load_config
+from clq_train.localisation import ON_OBJECT_IOU
 from clq_train.matching import iou, match, overlaps
 from clq_train.measure import measure
-from clq_train.results import coco_results, load_results
+from clq_train.results import coco_results, load_results, picked
 from clq_train.truth import ImageObjects, Tree, objects_of, truth_of
-
-ON_OBJECT_IOU, RIGHT_IOU = 0.1, 0.5
 
 
 class Judged:
@@ -52,13 +53,18 @@ class Judged:
                 given[int(row)] = column
         return given
 
+    def reached(self) -> np.ndarray:
+        """(M,) whether a detection has the object, or would if its class or box were mended."""
+        place, near = self.overlap >= RIGHT_IOU, self.overlap >= ON_OBJECT_IOU
+        return (place | (self.same & near)).any(0)
+
 
 def with_right_class(image: Judged) -> Detections:
     """Right place, wrong class."""
     labels = image.found.labels.copy()
     for row, column in image.free(~image.same, RIGHT_IOU, np.inf).items():
         labels[row] = image.objects.labels[column]
-    return _replaced(image.found, labels=labels)
+    return replace(image.found, labels=labels)
 
 
 def with_right_place(image: Judged) -> Detections:
@@ -66,7 +72,7 @@ def with_right_place(image: Judged) -> Detections:
     boxes = image.found.boxes.copy()
     for row, column in image.free(image.same, ON_OBJECT_IOU, RIGHT_IOU).items():
         boxes[row] = image.objects.boxes[column]
-    return _replaced(image.found, boxes=boxes)
+    return replace(image.found, boxes=boxes)
 
 
 def with_exact_boxes(image: Judged) -> Detections:
@@ -74,24 +80,24 @@ def with_exact_boxes(image: Judged) -> Detections:
     boxes = image.found.boxes.copy()
     right = image.got >= 0
     boxes[right] = image.objects.boxes[image.got[right]]
-    return _replaced(image.found, boxes=boxes)
+    return replace(image.found, boxes=boxes)
 
 
 def without_doubles(image: Judged) -> Detections:
     """On an object of its class that another detection has."""
     best = np.max(image.overlap * image.same, axis=1, initial=0.0)
-    return _kept(image.found, (image.got >= 0) | (best < RIGHT_IOU))
+    return picked(image.found, (image.got >= 0) | (best < RIGHT_IOU))
 
 
 def without_background(image: Judged) -> Detections:
     """On no object of any class."""
     best = np.max(image.overlap, axis=1, initial=0.0)
-    return _kept(image.found, (image.got >= 0) | (best >= ON_OBJECT_IOU))
+    return picked(image.found, (image.got >= 0) | (best >= ON_OBJECT_IOU))
 
 
 def without_wrong(image: Judged) -> Detections:
     """All wrong ones go."""
-    return _kept(image.found, image.got >= 0)
+    return picked(image.found, image.got >= 0)
 
 
 MENDED: dict[str, Callable[[Judged], Detections]] = {
@@ -139,39 +145,9 @@ def main() -> None:
 
 def _found_only(truth: Tree, images: dict[int, Judged]) -> Tree:
     """The truth without the objects that no detection has, or would have if it were mended."""
-    left = []
-    position: dict[int, int] = {}
-    for entry in truth["annotations"]:
-        image = images[entry["image_id"]]
-        index = position.get(entry["image_id"], 0)
-        position[entry["image_id"]] = index + 1
-        place = image.overlap[:, index] >= RIGHT_IOU
-        own = image.same[:, index] & (image.overlap[:, index] >= ON_OBJECT_IOU)
-        if (place | own).any():
-            left.append(entry)
+    reached = {name: iter(one.reached()) for name, one in images.items()}
+    left = [entry for entry in truth["annotations"] if next(reached[entry["image_id"]])]
     return {**truth, "annotations": left}
-
-
-def _kept(found: Detections, keep: np.ndarray) -> Detections:
-    return Detections(
-        found.boxes[keep],
-        found.scores[keep],
-        found.labels[keep],
-        found.cls_scores[keep],
-        found.qualities[keep],
-    )
-
-
-def _replaced(
-    found: Detections, boxes: np.ndarray | None = None, labels: np.ndarray | None = None
-) -> Detections:
-    return Detections(
-        found.boxes if boxes is None else boxes,
-        found.scores,
-        found.labels if labels is None else labels,
-        found.cls_scores,
-        found.qualities,
-    )
 
 
 if __name__ == "__main__":

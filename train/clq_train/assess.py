@@ -33,7 +33,7 @@ from clq_train.measure import (
     mean_measured,
     summarise,
 )
-from clq_train.results import coco_results
+from clq_train.results import coco_results, picked
 from clq_train.thresholds import Operating, best_operating, operating_points
 from clq_train.truth import ImageObjects, Tree, objects_of
 
@@ -84,9 +84,7 @@ class Outcome:
     def above(self, score: float) -> "Outcome":
         """Only the detections with a higher score; which objects they have does not change."""
         n = int((self.found.scores > score).sum())
-        found = self.found
-        five = (found.boxes, found.scores, found.labels, found.cls_scores, found.qualities)
-        first = Detections(*(values[:n] for values in five))
+        first = picked(self.found, slice(n))
         return Outcome(self.image_id, first, self.objects, self.got[:n])
 
     @property

@@ -5,12 +5,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from clq_serve.detector import Detections
 from clq_train.coco import read_json
 from clq_train.errors import DataError
 from clq_train.measure import Result
 from clq_train.whole_file import write_text
+
+
+def picked(found: Detections, which: slice | npt.NDArray[np.bool_]) -> Detections:
+    """Some of the detections of an image, in their order."""
+    return Detections(
+        found.boxes[which],
+        found.scores[which],
+        found.labels[which],
+        found.cls_scores[which],
+        found.qualities[which],
+    )
 
 
 def coco_results(image_id: int, found: Detections) -> list[Result]:
