@@ -85,8 +85,9 @@ def _dcn3x3(
         # Beyond one cell outside everything is zero; the clamp keeps far offsets in int32.
         top = (row * STRIDE + tap // 3 - 1).to(tl.float32) + dy
         left = (col * STRIDE + tap % 3 - 1).to(tl.float32) + dx
-        top = tl.minimum(tl.maximum(top, -1.0), rows_in.to(tl.float32))
-        left = tl.minimum(tl.maximum(left, -1.0), cols_in.to(tl.float32))
+        # Times 1.0, not .to(): torch's launch makes a size of 1 a Python number.
+        top = tl.minimum(tl.maximum(top, -1.0), rows_in * 1.0)
+        left = tl.minimum(tl.maximum(left, -1.0), cols_in * 1.0)
         y0, x0 = tl.floor(top).to(tl.int32), tl.floor(left).to(tl.int32)
         fy, fx = top - y0.to(tl.float32), left - x0.to(tl.float32)
         in_y0, in_y1 = real & (y0 >= 0) & (y0 < rows_in), real & (y0 >= -1) & (y0 < rows_in - 1)

@@ -11,10 +11,13 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from clq_export.dcn_kernel import (
     MAX_SHARED_BYTES,
     KernelSpec,
+    _dcn3x3,
     compile_kernel,
     without_hidden_parameters,
 )
@@ -111,6 +114,19 @@ def test_the_parameters_are_the_declared_ones_and_no_path_is_inside():
 
 def test_half_precision_uses_the_tensor_cores_with_float32_sums():
     assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in compile_kernel(spec(), 80).ptx
+
+
+def test_the_kernel_compiles_as_torch_launches_it_on_a_map_of_one_cell():
+    """A launch from Python compiles integers of value 1 in, as constants."""
+    made_for = spec()
+    ones = dict.fromkeys(("rows_in", "cols_in", "rows_out", "cols_out"), 1)
+    signature = dict.fromkeys(("x", "w", "b", "y"), "*fp16")
+    signature |= dict.fromkeys(("moves", "w_offset"), "*fp32")
+    names = {name: signature.get(name, "constexpr") for name in _dcn3x3.arg_names}
+    source = ASTSource(fn=_dcn3x3, signature=names, constexprs=made_for.constants | ones)
+    options = {"num_warps": made_for.warps, "num_stages": 1}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "mma" in made.asm["ptx"]
 
 
 HIDDEN = """.visible .entry k(
