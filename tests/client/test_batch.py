@@ -195,6 +195,7 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(peer, shots, clq, tmp_
     assert sorted(read_lines(tmp_path / "r.jsonl")) == ALL
 
 
+@pytest.mark.slow
 def test_a_service_that_stays_away_ends_the_run_and_the_next_one_goes_on(
     peer, shots, clq, tmp_path
 ):

@@ -77,6 +77,7 @@ def batch_through(url, tmp_path, count):
     assert_complete(lines_of(tmp_path / "r.jsonl"), tmp_path / "shots", tmp_path)
 
 
+@pytest.mark.slow
 def test_every_image_is_in_the_result_once_though_a_third_of_all_requests_break(
     service, proxy_of, tmp_path
 ):
@@ -90,6 +91,7 @@ def test_ten_thousand_images_are_in_the_result_once_though_many_requests_break(
     batch_through(proxy_of(service, seed=2, share=0.15), tmp_path, 10_000)
 
 
+@pytest.mark.slow
 def test_a_service_that_takes_two_at_a_time_is_given_two_and_no_image_fails(
     start_service, tmp_path
 ):

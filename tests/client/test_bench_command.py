@@ -35,6 +35,7 @@ def shots(tmp_path, png_of):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_ramp_is_reported_as_table_json_and_page(peer, shots):
     ramp = ["--ramp", "20:40", "--steps", "2", "--json", "r.json", "--plot", "r.html"]
     done = bench(".", *ramp, *QUICK, "--url", peer.url, cwd=shots)

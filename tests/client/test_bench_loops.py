@@ -89,6 +89,7 @@ def stalls_once(at_request):
     return answer
 
 
+@pytest.mark.slow
 def test_a_closed_loop_hides_a_stall_of_one_second_and_the_open_loop_shows_it():
     """Coordinated omission: a user who waits does not send what would have waited, too."""
     with Server(stalls_once(150)) as server:

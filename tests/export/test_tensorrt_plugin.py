@@ -67,6 +67,7 @@ def check(found: dict) -> None:
         assert plugin["ptx"].count(f".align 1 {plugin['kernel']}_param_") == pointers
 
 
+@pytest.mark.slow
 def test_the_plugins_pass_the_bindings_of_tensorrt_11(tmp_path):
     if not tensorrt_folders():
         pytest.skip("needs tensorrt_cu13_bindings")

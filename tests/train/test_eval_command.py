@@ -427,6 +427,7 @@ def test_a_checkpoints_own_merging_counts_for_other_data_too(data, shapes_folder
     assert (config.merge, config.drop) == ({}, ["crimson", "shadow"])
 
 
+@pytest.mark.slow
 def test_the_installed_command_measures_a_checkpoint(checkpoint):
     command = [str(Path(sys.executable).parent / "clq-train"), "eval", str(checkpoint), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
