@@ -427,6 +427,20 @@ def test_a_checkpoints_own_merging_counts_for_other_data_too(data, shapes_folder
     assert (config.merge, config.drop) == ({}, ["crimson", "shadow"])
 
 
+def test_a_checkpoint_of_a_device_that_is_not_here_tells_how_to_measure_it(
+    clq_train, checkpoint, tmp_path
+):
+    moved = shutil.copytree(checkpoint, tmp_path / "step-000024")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:99"))
+    code, _, told = clq_train("eval", str(moved))
+    assert code == 1
+    assert f"{moved}: it was trained on cuda:99: run.device: 'cuda:99' is not there" in told
+    assert "--device cpu measures it here" in told
+    code, _, told = clq_train("eval", str(moved), "--device", "cpu")
+    assert code == 0, told
+
+
 @pytest.mark.slow
 def test_the_installed_command_measures_a_checkpoint(checkpoint):
     command = [str(Path(sys.executable).parent / "clq-train"), "eval", str(checkpoint), "--json"]

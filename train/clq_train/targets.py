@@ -66,7 +66,15 @@ def open_target(target: Path, device: str | None = None) -> Target:
             + (f"; its checkpoints: {', '.join(inside)}" if inside else "")
         )
     model, config = load_model(target)
-    engine = TorchEngine(model, device or config.run.device)
+    try:
+        engine = TorchEngine(model, device or config.run.device)
+    except ConfigError as error:
+        if device is not None:
+            raise
+        raise ConfigError(
+            f"{target}: it was trained on {config.run.device}: {error}; "
+            "--device cpu measures it here"
+        ) from error
     return Target(
         name=str(target),
         runtime=f"torch {torch.__version__} on {device or config.run.device}",

@@ -55,6 +55,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.device = open_own_device(config.run.device, self.processes)
         check_precision(config.run.autocast, self.device)
+        # cuDNN tries its algorithms once for each size of map: worth it where all crops are alike.
+        torch.backends.cudnn.benchmark = config.augment.crop_px is not None
         model = ClqDetector(config.model, len(config.data.classes))
         load_init(model, None if resumed else config.init)
         if config.run.sync_norm:
