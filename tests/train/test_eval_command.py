@@ -111,6 +111,44 @@ def test_saved_detections_measure_the_same_without_the_model(
     assert second["localisation"] is None
 
 
+def test_where_measures_what_a_file_of_those_images_alone_gives(
+    clq_train, bundle_folder, shapes_folder, tmp_path
+):
+    tree = json.loads((shapes_folder / "annotations.json").read_text())
+    few = {"0.png", "2.png"}
+    tree["images"] = [image for image in tree["images"] if image["file_name"] in few]
+    ids = {image["id"] for image in tree["images"]}
+    tree["annotations"] = [own for own in tree["annotations"] if own["image_id"] in ids]
+    alone = tmp_path / "few.json"
+    alone.write_text(json.dumps(tree))
+    images = ("--images", shapes_folder / "images", "--json", *LOW)
+    of_all, saved = shapes_folder / "annotations.json", tmp_path / "found.json"
+    code, expected, err = clq_train("eval", bundle_folder, "--data", alone, *images)
+    assert code == 0, err
+    where = ("--where", "file_name=0.png,2.png")
+    code, out, err = clq_train("eval", bundle_folder, "--data", of_all, *where, *images)
+    assert code == 0, err
+    assert "2 images" in err
+    assert "only images of file_name 0.png, 2.png" in err
+    found, wanted = json.loads(out), json.loads(expected)
+    assert found.pop("where") == {"file_name": ["0.png", "2.png"]}
+    assert wanted.pop("where") == {}
+    differing = {key for key in found if found[key] != wanted[key]}
+    assert differing == {"annotations"}
+    clq_train("eval", bundle_folder, "--data", of_all, "--save-results", saved, *LOW)
+    code, out, err = clq_train("eval", saved, "--data", of_all, *where, "--json")
+    assert code == 0, err
+    assert json.loads(out)["ap"] == pytest.approx(found["ap"], abs=1e-6)
+    both = (*where, "--where", "width=1")
+    code, out, err = clq_train("eval", bundle_folder, "--data", of_all, *both, *images)
+    assert (code, out) == (1, "")
+    assert "width: no image has the value '1'; there are 128" in err
+    apart = ("--where", "file_name=0.png", "--where", "id=2")
+    code, out, err = clq_train("eval", bundle_folder, "--data", of_all, *apart, *images)
+    assert (code, out) == (1, "")
+    assert "--where leaves no image" in err
+
+
 class Page(HTMLParser):
     """What a page would fetch, and the text of its headings."""
 
@@ -258,6 +296,8 @@ def test_an_8_bit_bundle_is_measured_as_it_is_served(
             "crimson=pink: no such class",
         ),
         (["--data", "{data}", "--drop-rest", "--by", "place"], "has no key 'place'"),
+        (["--data", "{data}", "--drop-rest", "--where", "place"], "expected KEY=VALUE,VALUE"),
+        (["--data", "{data}", "--drop-rest", "--where", "place=x"], "has no key 'place'"),
         (["--data", "{data}", "--split", "test"], "no annotations of the split 'test'"),
         (["--data", "nowhere.json"], "nowhere.json: No such file"),
         (

@@ -42,6 +42,13 @@ def eval_(
     by: Annotated[
         str | None, typer.Option(help="key of the image records: AP of each value as well")
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="only images whose record has one of the values; repeatable for other keys",
+        ),
+    ] = None,
     score: Annotated[
         float | None,
         typer.Option(
@@ -96,6 +103,7 @@ def eval_(
         config=config,
         split=split,
         by=by,
+        where=where or [],
         score=score,
         iou=iou,
         max=max_,

@@ -12,7 +12,7 @@ from clq_train.assess import Assessment, Assessor
 from clq_train.checkpoint import CONFIG
 from clq_train.coco import Record, read_annotations, read_sound_split, records_of, split_paths
 from clq_train.config import Config, DataConfig, load_config
-from clq_train.errors import ConfigError
+from clq_train.errors import ConfigError, DataError
 from clq_train.eval_data import Categories, eval_data
 from clq_train.evaluate import detect_all
 from clq_train.option_pairs import option_pairs
@@ -20,7 +20,7 @@ from clq_train.report.page import report_page
 from clq_train.report.pictures import worst_pictures
 from clq_train.results import category_ids, load_results, save_results
 from clq_train.targets import Target, is_bundle, open_target
-from clq_train.truth import Tree, group_images, truth_of
+from clq_train.truth import Tree, group_images, images_where, only_images, truth_of
 from clq_train.whole_file import write_text
 
 
@@ -38,6 +38,7 @@ class EvalRequest:
     config: Path | None
     split: str
     by: str | None
+    where: Sequence[str]
     score: float | None
     iou: float | None
     max: int | None
@@ -54,6 +55,7 @@ class EvalJob:
     target   None where detections are read from a file, which are `given` then by image
     labels   of each category id
     groups   image ids by name
+    where    the values asked for of each key of the image records; empty for all images
     notes    on the data, for a person
     """
 
@@ -67,6 +69,7 @@ class EvalJob:
     records: list[Record]
     truth: Tree
     groups: dict[str, set[int]]
+    where: dict[str, list[str]]
     notes: list[str]
 
     def heading(self) -> list[str]:
@@ -120,6 +123,15 @@ def prepare(request: EvalRequest) -> EvalJob:
     given = None
     if target is None:
         given = load_results(request.target, [r.image_id for r in records], sound.labels)
+    where = _where(request)
+    if where:
+        kept = images_where(truth, where)
+        truth, records = only_images(truth, kept), [r for r in records if r.image_id in kept]
+        given = None if given is None else {i: own for i, own in given.items() if i in kept}
+        asked = "; ".join(f"{key} {', '.join(values)}" for key, values in where.items())
+        notes = [*notes, f"only images of {asked}"]
+    if not records:
+        raise DataError(f"{request.target}: --where leaves no image")
     return EvalJob(
         target=target,
         given=given,
@@ -131,6 +143,7 @@ def prepare(request: EvalRequest) -> EvalJob:
         records=records,
         truth=truth,
         groups={} if request.by is None else group_images(truth, request.by),
+        where=where,
         notes=notes,
     )
 
@@ -160,6 +173,7 @@ def as_dict(job: EvalJob, found: Assessment) -> dict[str, Any]:
         "merge": data.merge,
         "drop": data.drop,
         "absent": data.absent,
+        "where": job.where,
         "options": {
             "score": job.options.score,
             "iou": job.options.iou,
@@ -216,6 +230,11 @@ def _data(
             f"{request.target}: names no data; give --data FILE_OR_FOLDER, or --config FILE"
         )
     return settings.data, []
+
+
+def _where(request: EvalRequest) -> dict[str, list[str]]:
+    asked = option_pairs("--where", request.where, "KEY=VALUE,VALUE")
+    return {key: values.split(",") for key, values in asked.items()}
 
 
 def _options(

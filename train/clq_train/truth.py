@@ -1,5 +1,6 @@
 """The objects that detections are held against, as a COCO tree whose category ids are labels."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,22 @@ def group_images(truth: Tree, key: str) -> dict[str, set[int]]:
             raise DataError(f"image {image['id']!r} has no key {key!r}; it has {', '.join(image)}")
         groups.setdefault(str(image[key]), set()).add(image["id"])
     return groups
+
+
+def images_where(truth: Tree, where: Mapping[str, Collection[str]]) -> set[int]:
+    """Ids of the images whose record has, under each key, one of the values asked for.
+
+    Raises DataError for a key that a record lacks and for a value that none has.
+    """
+    kept = {image["id"] for image in truth["images"]}
+    for key, values in where.items():
+        groups = group_images(truth, key)
+        for value in values:
+            if value not in groups:
+                there = ", ".join(sorted(groups))
+                raise DataError(f"{key}: no image has the value {value!r}; there are {there}")
+        kept &= set().union(*(groups[value] for value in values))
+    return kept
 
 
 def only_images(truth: Tree, ids: set[int]) -> Tree:
