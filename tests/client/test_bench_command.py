@@ -65,6 +65,7 @@ def test_a_ramp_is_reported_as_table_json_and_page(peer, shots):
     assert {p.name for p in shots.iterdir()} == {"0.png", "1.png", "r.json", "r.html"}
 
 
+@pytest.mark.slow
 def test_a_closed_loop_sends_the_images_by_turns_with_the_key(peer, shots):
     done = bench(".", "--clients", 2, *QUICK, "--url", peer.url, cwd=shots, CLQ_API_KEY="a-key")
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,7 @@ def test_a_closed_loop_sends_the_images_by_turns_with_the_key(peer, shots):
     assert "x-request-id" not in peer.detects[-1].headers
 
 
+@pytest.mark.slow
 def test_the_service_stages_stand_beside_the_latency_of_the_client(peer, shots):
     for _ in range(500):
         peer.answers(headers={"Server-Timing": "decode;dur=1.0, infer;dur=2.5, total;dur=4.0"})
@@ -92,6 +94,7 @@ def test_the_service_stages_stand_beside_the_latency_of_the_client(peer, shots):
     assert "decode 1.0 ms" in page
 
 
+@pytest.mark.slow
 def test_errors_are_counted_by_status_and_a_run_without_a_good_answer_is_no_success(peer, shots):
     peer.answers()  # the check before the run is answered
     peer.steps += [peer.problem_step(503, "overloaded", retry_after=1)] * 500
@@ -103,6 +106,7 @@ def test_errors_are_counted_by_status_and_a_run_without_a_good_answer_is_no_succ
     assert (run["goodput"], run["latency_ms"]) == (0, {})
 
 
+@pytest.mark.slow
 def test_the_goal_that_no_rate_holds_is_said_with_exit_code_1(peer, shots):
     for path in shots.iterdir():
         peer.slow_s[path.read_bytes()] = 0.05

@@ -91,6 +91,7 @@ def test_what_is_broken_is_listed_and_the_rest_counted(shapes):
     assert "2.png" not in run(shapes, "--split", "train").output
 
 
+@pytest.mark.slow
 def test_json_and_picture_are_written(shapes, tmp_path):
     out = tmp_path / "stats"
     printed = run(shapes, "--json", "--out", out)
