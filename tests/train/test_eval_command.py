@@ -146,7 +146,7 @@ def test_where_measures_what_a_file_of_those_images_alone_gives(
     apart = ("--where", "file_name=0.png", "--where", "id=2")
     code, out, err = clq_train("eval", bundle_folder, "--data", of_all, *apart, *images)
     assert (code, out) == (1, "")
-    assert "--where leaves no image" in err
+    assert "--where: no image has all of file_name=0.png, id=2" in err
 
 
 class Page(HTMLParser):

@@ -126,12 +126,12 @@ def prepare(request: EvalRequest) -> EvalJob:
     where = _where(request)
     if where:
         kept = images_where(truth, where)
+        if not kept:
+            raise DataError(f"--where: no image has all of {', '.join(request.where)}")
         truth, records = only_images(truth, kept), [r for r in records if r.image_id in kept]
         given = None if given is None else {i: own for i, own in given.items() if i in kept}
         asked = "; ".join(f"{key} {', '.join(values)}" for key, values in where.items())
         notes = [*notes, f"only images of {asked}"]
-    if not records:
-        raise DataError(f"{request.target}: --where leaves no image")
     return EvalJob(
         target=target,
         given=given,
