@@ -298,6 +298,14 @@ def test_an_8_bit_bundle_is_measured_as_it_is_served(
         (["--data", "{data}", "--drop-rest", "--by", "place"], "has no key 'place'"),
         (["--data", "{data}", "--drop-rest", "--where", "place"], "expected KEY=VALUE,VALUE"),
         (["--data", "{data}", "--drop-rest", "--where", "place=x"], "has no key 'place'"),
+        (
+            ["--data", "{data}", "--drop-rest", "--where", "id=1", "--where", "id=2"],
+            "--where 'id=2': id is given twice, first as '1'",
+        ),
+        (
+            ["--data", "{data}", "--merge", "crimson=red", "--merge", "crimson=blue"],
+            "--merge 'crimson=blue': crimson is given twice, first as 'red'",
+        ),
         (["--data", "{data}", "--split", "test"], "no annotations of the split 'test'"),
         (["--data", "nowhere.json"], "nowhere.json: No such file"),
         (
