@@ -49,6 +49,7 @@ def test_overrides_replace_values_and_are_validated(file):
         ("data.drop=[red]", "'red' is in classes"),
         ("model.backbone.weights=a.pth", "weights: give the top-level key init"),
         ("model.backbone.frozen_norm=true", "is for torchvision's backbones, not for regnet_nano"),
+        ("schedule.frozen_statistics=true", "only with init: a random start has no statistics"),
         ("model.head.centerness=true", "centerness takes the place of lqe"),
         ("model.candidates_per_level=3841", "should be less than or equal to 3840"),
         ("steps", "expected key.path=value"),

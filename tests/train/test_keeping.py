@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 from shapes_data import shapes_tree, write_shapes
 from typer.testing import CliRunner
 
@@ -193,9 +194,12 @@ def test_a_step_that_is_not_finite_is_kept_and_can_be_computed_again(tree, tmp_p
     assert "  the gradient is not finite in " in result.stdout
 
 
-def test_a_step_that_is_finite_can_be_computed_again_to_the_same_losses(tree, tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_step_that_is_finite_can_be_computed_again_to_the_same_losses(tree, tmp_path, frozen):
     # What makes it stop is one gradient: the losses themselves are ordinary numbers.
-    config = config_of(tree, batch=4, accumulate=2)
+    start = tmp_path / "start.safetensors"
+    save_file({k: v.contiguous() for k, v in Trainer(config_of(tree)).weights().items()}, start)
+    config = config_of(tree | {"init": str(start)}, batch=4, accumulate=2, frozen_statistics=frozen)
     trainer = Trainer(config)
     trainer.model.head.cls.bias.register_hook(lambda value: value * float("inf"))
     parts = next(batches(load_split(config.data, "train"), config, 0))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from shapes_data import shapes_tree
 from torch import nn
 
@@ -174,3 +175,22 @@ def test_more_processes_than_gpus_and_bfloat16_without_arithmetic_are_refused(mo
 def test_synchronised_norms_are_refused_on_the_cpu(tree):
     with pytest.raises(ConfigError, match=r"run\.sync_norm: only on GPUs; run\.device is cpu"):
         trainer_of(tree, run={"sync_norm": True})
+
+
+def test_frozen_statistics_are_used_and_kept_while_the_factors_learn(tree, tmp_path):
+    start = {k: v.contiguous() for k, v in weights_of(trainer_of(tree)).items()}
+    generator = torch.Generator().manual_seed(3)
+    statistics = {k for k in start if k.endswith(("running_mean", "running_var"))}
+    for name in statistics:  # none that a batch here has
+        start[name] += 0.1 * torch.rand(start[name].shape, generator=generator)
+    path = tmp_path / "start.safetensors"
+    save_file(start, path)
+    given = tree | {"init": str(path)}
+    trainer, reference = trainer_of(given, frozen_statistics=True), trainer_of(given)
+    reference.model.eval()
+    batch = batch_of([5, 3])
+    assert trainer.step([batch], 2) == reference.step([batch], 2)
+    learned = weights_of(trainer)
+    assert all(torch.equal(learned[name], start[name]) for name in statistics)
+    for name in ("backbone.stages.0.1.weight", "head.cls_tower.norms.0.levels.0.bias"):
+        assert not torch.equal(learned[name], start[name]), name

@@ -239,6 +239,9 @@ class ScheduleConfig(Section):
     ema: float | None = Field(
         default=None, gt=0, lt=1, description="final decay of the weights' average"
     )
+    frozen_statistics: bool = Field(
+        default=False, description="batch norms keep and use the statistics that init holds"
+    )
 
     @model_validator(mode="after")
     def _drops_are_shares(self) -> Self:
@@ -314,6 +317,14 @@ class Config(Section):
         if side is not None and side % multiple:
             raise ValueError(
                 f"augment.crop_px {side} is no multiple of the largest stride {multiple}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_are_known(self) -> Self:
+        if self.schedule.frozen_statistics and self.init is None:
+            raise ValueError(
+                "schedule.frozen_statistics: only with init: a random start has no statistics"
             )
         return self
 

@@ -65,6 +65,8 @@ class Trainer:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # Channels last: 10 % faster on the CPU in bfloat16, the tensor cores' own layout on a GPU.
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        if config.schedule.frozen_statistics:
+            freeze_statistics(self.model)
         self.graph = _graph(self.model, self.device, self.processes)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, self.schedule)
@@ -193,6 +195,18 @@ class Trainer:
             )
         total = round(divisor * len(batches) * self.processes.count)
         return {**values, "positives": total, "lr": rate, "grad_norm": norm_value}
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Has batch norms normalise by their running statistics; factors and biases still learn.
+
+    A small batch of screenshots has other statistics than the set, and those of an imported bundle
+    are of its golden images: a network that is trained on under its own batch statistics is first
+    of all another network.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            module.eval()
 
 
 class _Losses(nn.Module):
