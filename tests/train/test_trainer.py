@@ -194,3 +194,16 @@ def test_frozen_statistics_are_used_and_kept_while_the_factors_learn(tree, tmp_p
     assert all(torch.equal(learned[name], start[name]) for name in statistics)
     for name in ("backbone.stages.0.1.weight", "head.cls_tower.norms.0.levels.0.bias"):
         assert not torch.equal(learned[name], start[name]), name
+
+def test_a_run_under_muon_goes_on_from_its_state_bit_for_bit(tree, tmp_path):
+    first = trainer_of(tree, optimizer="muon", ema=0.9)
+    for step in (1, 2):
+        first.step([batch_of([4, 2], seed=step)], step)
+    path = tmp_path / "state.pt"
+    torch.save(first.state(2), path)
+    second = trainer_of(tree, optimizer="muon", ema=0.9)
+    assert second.restore(torch.load(path, weights_only=True), path) == 2
+    for trainer in (first, second):
+        trainer.step([batch_of([3, 3], seed=3)], 3)
+    for name, value in weights_of(first).items():
+        assert torch.equal(value, weights_of(second)[name]), name

@@ -229,7 +229,7 @@ class ScheduleConfig(Section):
     accumulate: int = Field(
         default=1, gt=0, description="parts of a process's images that are computed one by one"
     )
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw", "muon"]
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     decay: Literal["cosine", "step"]

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 from clq_train.config import ScheduleConfig
+from clq_train.muon import Muon
+
+OUTPUTS = ("head.cls.", "head.reg.", "head.quality.")  # the layers that predict
 
 
 def learning_rate(schedule: ScheduleConfig, step: int) -> float:
@@ -20,17 +23,19 @@ def learning_rate(schedule: ScheduleConfig, step: int) -> float:
 
 
 def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, or AdamW; no weight decay on biases, norms and scales under AdamW."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    """SGD with momentum 0.9, AdamW or Muon; the two don't decay biases, norms and scales."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(
-            trainable, schedule.lr, momentum=0.9, weight_decay=schedule.weight_decay
+            trainable.values(), schedule.lr, momentum=0.9, weight_decay=schedule.weight_decay
         )
+    weights = {name: p for name, p in trainable.items() if p.dim() > 1}
+    if schedule.optimizer == "muon":
+        inner = [p for name, p in weights.items() if not name.startswith(OUTPUTS)]
+        rest = [p for name, p in trainable.items() if p.dim() <= 1 or name.startswith(OUTPUTS)]
+        return Muon(inner, rest, schedule.lr, schedule.weight_decay)
     groups = [
-        {
-            "params": [p for p in trainable if p.dim() > 1],
-            "weight_decay": schedule.weight_decay,
-        },
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": list(weights.values()), "weight_decay": schedule.weight_decay},
+        {"params": [p for p in trainable.values() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, schedule.lr)
