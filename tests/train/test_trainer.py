@@ -195,6 +195,7 @@ def test_frozen_statistics_are_used_and_kept_while_the_factors_learn(tree, tmp_p
     for name in ("backbone.stages.0.1.weight", "head.cls_tower.norms.0.levels.0.bias"):
         assert not torch.equal(learned[name], start[name]), name
 
+
 def test_a_run_under_muon_goes_on_from_its_state_bit_for_bit(tree, tmp_path):
     first = trainer_of(tree, optimizer="muon", ema=0.9)
     for step in (1, 2):
@@ -207,3 +208,15 @@ def test_a_run_under_muon_goes_on_from_its_state_bit_for_bit(tree, tmp_path):
         trainer.step([batch_of([3, 3], seed=3)], 3)
     for name, value in weights_of(first).items():
         assert torch.equal(value, weights_of(second)[name]), name
+
+
+def test_under_muon_the_predicting_layers_and_all_vectors_learn_by_adamw(tree):
+    trainer = trainer_of(tree, optimizer="muon")
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    matrices, others = (
+        {names[id(p)] for p in group["params"]} for group in trainer.optimizer.param_groups
+    )
+    assert matrices | others == set(names.values())
+    weights = {name for name, p in trainer.model.named_parameters() if p.dim() > 1}
+    assert weights - matrices == {"head.cls.weight", "head.reg.weight", "head.quality.weight"}
+    assert matrices < weights
