@@ -6,8 +6,8 @@
 
 Of each family of the split test, half of the pages are for training and the other half for
 measuring; a page's screenshots stay together. A row is the bundle as it is, trained on with frozen
-batch statistics, and with those of its batches; its last column is the AP on the split val, which
-the bundle was chosen on and the training does not see.
+batch statistics, and with those of its batches; the last column is the AP on the split val, which
+has other families and shows what is forgotten.
 """
 
 import argparse
