@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from clq_serve.detector import DetectOptions
-from clq_train.checkpoint import load_model
+from clq_train.checkpoint import WEIGHTS
 from clq_train.config import Config, load_config
-from clq_train.evaluate import TorchEngine, evaluate
+from clq_train.evaluate import evaluate
 from clq_train.fit import fit
+from clq_train.measure import Evaluation
+from clq_train.targets import Target, open_target
+from clq_train.truth import group_images, images_where, only_images
 
 # As the three commands of docs/model_card.md.
 RECIPE = [
@@ -41,25 +42,31 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    base = load_config(asked.config, asked.overrides)
     before = imported(asked.bundle, asked.config, asked.out)
+    target = open_target(before)
+    kept = measured(target, base, "val")
     print("| family | trained on | | AP | AP50 | AP75 | minutes | AP on val |")
     print("|---" * 8 + "|", flush=True)
     for family in asked.families.split(","):
         folder = asked.out / family
-        count = split_family(load_config(asked.config, asked.overrides), family, folder)
+        count = split_family(base, family, folder)
         own = {name: (folder / f"{name}.json").resolve() for name in ("train", "test")}
         files = [f"data.splits.{name}.annotations={path}" for name, path in own.items()]
         changes = [*RECIPE, f"schedule.steps={asked.steps}", *asked.overrides, *files]
-        changes.append(f"init={before / 'model.safetensors'}")
+        changes.append(f"init={before / WEIGHTS}")
         row = f"| {family} | {count} screenshots | "
-        print(f"{row}before | {figures(before, load_config(asked.config, changes), 0)}", flush=True)
+        found = measured(target, load_config(asked.config, changes), "test")
+        print(f"{row}before | {cells(found, 0, kept)}", flush=True)
         for name, frozen in ROWS.items():
             mine = [*changes, f"schedule.frozen_statistics={str(frozen).lower()}"]
             config = load_config(asked.config, mine)
             began = time.monotonic()
             checkpoint = fit(config, folder / name.partition(" ")[0], progress=False)
             took = time.monotonic() - began
-            print(f"{row}{name} | {figures(checkpoint, config, took)}", flush=True)
+            trained = open_target(checkpoint)
+            found, left = (measured(trained, config, split) for split in ("test", "val"))
+            print(f"{row}{name} | {cells(found, took, left)}", flush=True)
 
 
 def imported(bundle: Path, config: Path, out: Path) -> Path:
@@ -73,33 +80,23 @@ def imported(bundle: Path, config: Path, out: Path) -> Path:
 def split_family(config: Config, family: str, folder: Path) -> int:
     """Writes train.json and test.json of every other page; returns the images of the first."""
     tree = json.loads((config.data.root / config.data.splits["test"].annotations).read_text())
-    own = [image for image in tree["images"] if image["family"] == family]
-    pages = sorted({image["source"] for image in own})
-    if len(pages) < 2:
-        sys.exit(f"{family}: {len(pages)} pages in the split test, of which two are needed")
+    by_page = group_images(only_images(tree, images_where(tree, {"family": [family]})), "source")
+    if len(by_page) < 2:
+        sys.exit(f"{family}: {len(by_page)} pages in the split test, of which two are needed")
+    pages = [by_page[page] for page in sorted(by_page)]
+    halves = {"train": set().union(*pages[::2]), "test": set().union(*pages[1::2])}
     folder.mkdir(parents=True, exist_ok=True)
-    halves = {"train": set(pages[::2]), "test": set(pages[1::2])}
-    for name, half in halves.items():
-        images = [image for image in own if image["source"] in half]
-        (folder / f"{name}.json").write_text(json.dumps(part(tree, images)))
-    return sum(image["source"] in halves["train"] for image in own)
+    for name, ids in halves.items():
+        (folder / f"{name}.json").write_text(json.dumps(only_images(tree, ids)))
+    return len(halves["train"])
 
 
-def part(tree: dict[str, Any], images: list[dict[str, Any]]) -> dict[str, Any]:
-    ids = {image["id"] for image in images}
-    objects = [entry for entry in tree["annotations"] if entry["image_id"] in ids]
-    return {**tree, "images": images, "annotations": objects}
+def measured(target: Target, config: Config, split: str) -> Evaluation:
+    return evaluate(target.engine, target.rule, config.data, split, target.options, progress=False)
 
 
-def figures(checkpoint: Path, config: Config, seconds: float) -> str:
-    model, _ = load_model(checkpoint)
-    engine = TorchEngine(model)
-    options = DetectOptions(config.eval.score, config.eval.iou, config.eval.max)
-    own, kept = (
-        evaluate(engine, config.input_rule, config.data, split, options, progress=False)
-        for split in ("test", "val")
-    )
-    shown = [f"{100 * value:.1f}" for value in (own.ap, own.ap50, own.ap75)]
+def cells(found: Evaluation, seconds: float, kept: Evaluation) -> str:
+    shown = [f"{100 * value:.1f}" for value in (found.ap, found.ap50, found.ap75)]
     return " | ".join([*shown, f"{seconds / 60:.1f}", f"{100 * kept.ap:.1f} |"])
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
 from shapes_data import shapes_tree, write_shapes
 from typer.testing import CliRunner
 
 from clq_train.batches import batches
-from clq_train.checkpoint import best_checkpoint
+from clq_train.checkpoint import WEIGHTS, best_checkpoint, save_weights
 from clq_train.cli import app
 from clq_train.coco import load_split
 from clq_train.config import dump_config, parse_config
@@ -197,8 +196,8 @@ def test_a_step_that_is_not_finite_is_kept_and_can_be_computed_again(tree, tmp_p
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_step_that_is_finite_can_be_computed_again_to_the_same_losses(tree, tmp_path, frozen):
     # What makes it stop is one gradient: the losses themselves are ordinary numbers.
-    start = tmp_path / "start.safetensors"
-    save_file({k: v.contiguous() for k, v in Trainer(config_of(tree)).weights().items()}, start)
+    plain = config_of(tree)
+    start = save_weights(tmp_path / "start", Trainer(plain).weights(), plain) / WEIGHTS
     config = config_of(tree | {"init": str(start)}, batch=4, accumulate=2, frozen_statistics=frozen)
     trainer = Trainer(config)
     trainer.model.head.cls.bias.register_hook(lambda value: value * float("inf"))

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from shapes_data import shapes_tree
 from torch import nn
 
+from clq_train.checkpoint import WEIGHTS, save_weights
 from clq_train.clq import Objects
 from clq_train.config import parse_config
 from clq_train.device import check_precision, open_own_device
@@ -178,13 +178,12 @@ def test_synchronised_norms_are_refused_on_the_cpu(tree):
 
 
 def test_frozen_statistics_are_used_and_kept_while_the_factors_learn(tree, tmp_path):
-    start = {k: v.contiguous() for k, v in weights_of(trainer_of(tree)).items()}
+    start = weights_of(trainer_of(tree))
     generator = torch.Generator().manual_seed(3)
     statistics = {k for k in start if k.endswith(("running_mean", "running_var"))}
     for name in statistics:  # none that a batch here has
         start[name] += 0.1 * torch.rand(start[name].shape, generator=generator)
-    path = tmp_path / "start.safetensors"
-    save_file(start, path)
+    path = save_weights(tmp_path, start, parse_config(tree, "test")) / WEIGHTS
     given = tree | {"init": str(path)}
     trainer, reference = trainer_of(given, frozen_statistics=True), trainer_of(given)
     reference.model.eval()

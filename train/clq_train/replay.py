@@ -16,7 +16,7 @@ from clq_train.detector import ClqDetector
 from clq_train.device import AUTOCAST, open_device
 from clq_train.errors import CheckpointError
 from clq_train.nonfinite import read_dump
-from clq_train.trainer import freeze_statistics
+from clq_train.trainer import in_training
 
 SHOWN = 3
 
@@ -37,9 +37,7 @@ def replay(dump: Path, overrides: list[str]) -> Iterator[str]:
         model.load_state_dict(load_file(dump / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{dump / WEIGHTS}: {error}") from error
-    model.to(place, memory_format=torch.channels_last).train()
-    if config.schedule.frozen_statistics:
-        freeze_statistics(model)
+    in_training(model, place, config.schedule)
     bad = [name for name, value in model.named_parameters() if not _finite(value)]
     if bad:
         yield f"weights that are not finite: {_some(bad)}"

@@ -29,13 +29,13 @@ def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.O
         return torch.optim.SGD(
             trainable.values(), schedule.lr, momentum=0.9, weight_decay=schedule.weight_decay
         )
-    weights = {name: p for name, p in trainable.items() if p.dim() > 1}
+    apart = OUTPUTS if schedule.optimizer == "muon" else ()
+    weights = [p for name, p in trainable.items() if p.dim() > 1 and not name.startswith(apart)]
+    others = [p for name, p in trainable.items() if p.dim() <= 1 or name.startswith(apart)]
     if schedule.optimizer == "muon":
-        inner = [p for name, p in weights.items() if not name.startswith(OUTPUTS)]
-        rest = [p for name, p in trainable.items() if p.dim() <= 1 or name.startswith(OUTPUTS)]
-        return Muon(inner, rest, schedule.lr, schedule.weight_decay)
+        return Muon(weights, others, schedule.lr, schedule.weight_decay)
     groups = [
-        {"params": list(weights.values()), "weight_decay": schedule.weight_decay},
-        {"params": [p for p in trainable.values() if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": weights, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, schedule.lr)
