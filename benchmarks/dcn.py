@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from clq_train.dcn import deform_conv3x3_by_taps
+from clq_train.dcn import deform_conv3x3_by_rows
 
 REPEATS = 7
 
@@ -32,7 +32,7 @@ def median_ms(run: Callable[[], object]) -> float:
 
 def main() -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {REPEATS}")
-    print(f"{'map':>22} {'pass':>9} {'torchvision':>12} {'taps':>9} {'ratio':>7}")
+    print(f"{'map':>22} {'pass':>9} {'torchvision':>12} {'rows':>9} {'ratio':>7}")
     for channels, rows, cols in ((64, 56, 56), (64, 100, 160), (256, 50, 80)):
         shape = f"{channels} x {rows} x {cols}"
         torch.manual_seed(0)
@@ -44,11 +44,11 @@ def main() -> None:
         ]
         with torch.inference_mode():
             theirs = median_ms(lambda a=args: torchvision_path(*a))
-            ours = median_ms(lambda a=args: deform_conv3x3_by_taps(*a))
+            ours = median_ms(lambda a=args: deform_conv3x3_by_rows(*a))
         print(f"{shape:>22} {'forward':>9} {theirs:9.1f} ms {ours:6.1f} ms {theirs / ours:6.1f}x")
         leaves = [a.clone().requires_grad_() for a in args]
         theirs = median_ms(lambda a=leaves: torchvision_path(*a).sum().backward())
-        ours = median_ms(lambda a=leaves: deform_conv3x3_by_taps(*a).sum().backward())
+        ours = median_ms(lambda a=leaves: deform_conv3x3_by_rows(*a).sum().backward())
         print(f"{shape:>22} {'fwd+bwd':>9} {theirs:9.1f} ms {ours:6.1f} ms {theirs / ours:6.1f}x")
 
 

@@ -33,7 +33,7 @@ DeformConv2d <plugin_namespace, plugin_version, aot> (x, w, offset, b) => (y)
 }
 """
 
-# As clq_train.dcn.deform_conv3x3_by_taps: positions in cells, to GridSample's coordinates with
+# Positions in cells become GridSample's coordinates with
 # align_corners=0, where cell i of n lies at (2 i + 1) / n - 1.
 _TAPS_FUNCTION = """
 <domain: "clq", opset_import: ["" : %d]>

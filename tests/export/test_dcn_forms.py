@@ -16,7 +16,7 @@ from clq_export.graph import OUTPUTS, write_graph
 from clq_export.parity import MAX_BOX_PX, MAX_SCORE, difference
 from clq_serve.candidates import Candidates
 from clq_train.config import parse_config
-from clq_train.dcn import deform_conv3x3_by_taps
+from clq_train.dcn import deform_conv3x3_by_rows
 from clq_train.detector import ClqDetector
 from clq_train.evaluate import TorchEngine
 
@@ -70,7 +70,7 @@ def test_all_forms_give_what_torch_gives(sessions, seed, batch, height, width, r
     }
     feeds = {name: array.astype(np.float32) for name, array in arrays.items()}
     tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    expected = deform_conv3x3_by_taps(
+    expected = deform_conv3x3_by_rows(
         tensors["x"], tensors["offset"], tensors["weight"], tensors["bias"]
     ).numpy()
     for form, session in sessions.items():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from clq_train.dcn import deform_conv3x3, deform_conv3x3_by_taps
+from clq_train.dcn import deform_conv3x3, deform_conv3x3_by_rows
 
 
 def inputs(height, width, spread, seed=0, batch=2, channels=6, out=5):
@@ -21,9 +21,9 @@ def inputs(height, width, spread, seed=0, batch=2, channels=6, out=5):
 # Not 0: exactly on a cell bilinear sampling has a kink, where each implementation picks a side.
 @pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (9, 4), (16, 16)])
-def test_taps_and_their_gradients_equal_torchvisions_operator(height, width, spread):
+def test_the_cpu_path_and_its_gradients_equal_torchvisions_operator(height, width, spread):
     ours, theirs = inputs(height, width, spread), inputs(height, width, spread)
-    out = deform_conv3x3_by_taps(*ours)
+    out = deform_conv3x3_by_rows(*ours)
     expected = deform_conv2d(*theirs[:2], theirs[2], theirs[3], padding=1)
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
     weight = torch.randn_like(out)
