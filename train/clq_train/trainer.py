@@ -14,7 +14,7 @@ from clq_train.average import Average
 from clq_train.clq import Assigned, Objects
 from clq_train.config import Config, ScheduleConfig
 from clq_train.detector import ClqDetector
-from clq_train.device import AUTOCAST, check_precision, open_own_device
+from clq_train.device import AUTOCAST, check_precision, keep_freed_memory, open_own_device
 from clq_train.errors import CheckpointError, ConfigError, TrainingError
 from clq_train.init_weights import load_init
 from clq_train.processes import Processes, mean_over_processes
@@ -55,6 +55,8 @@ class Trainer:
         self.processes = processes or Processes()
         self.device = open_own_device(config.run.device, self.processes)
         check_precision(config.run.autocast, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # cuDNN tries its algorithms once for each size of map: worth it where all crops are alike.
         torch.backends.cudnn.benchmark = config.augment.crop_px is not None
         model = ClqDetector(config.model, len(config.data.classes))
