@@ -24,6 +24,16 @@ def test_singular_values_come_near_one_and_their_vectors_stay(rows, columns, see
     assert (turned - turned.diagonal().diag()).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(64, 576), (128, 32), (256, 256)])
+def test_products_in_bfloat16_make_a_matrix_as_orthogonal(shape):
+    matrix = drawn(1, *shape)
+    exact = torch.linalg.svdvals(orthogonal(matrix)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = orthogonal(matrix)[0]
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(torch.linalg.svdvals(rough), exact, atol=0.05, rtol=0)
+
+
 def test_each_matrix_of_a_stack_is_its_own():
     stack = torch.stack([drawn(6, 9), 1000 * drawn(6, 9, seed=1), torch.zeros(6, 9)])
     for matrix, found in zip(stack, orthogonal(stack), strict=True):

@@ -112,7 +112,8 @@ class Trainer:
         values = self._check(parts, positives, norm, batches, step)
         if self.schedule.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.schedule.clip_norm, norm)
-        self.scaler.step(self.optimizer)
+        with self._autocast():  # Muon's matrix products
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model, step)
@@ -148,15 +149,18 @@ class Trainer:
             self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
         return int(state["step"])
 
+    def _autocast(self) -> torch.autocast:
+        dtype = AUTOCAST.get(self.config.run.autocast)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
     def _backward(
         self, images: Tensor, objects: list[Objects], assigned: Assigned, share: float, last: bool
     ) -> dict[str, Tensor]:
         """Adds the gradients of a share of the losses of a batch; returns the losses."""
-        dtype = AUTOCAST.get(self.config.run.autocast)
         # Only the last batch of a step exchanges gradients, which by then are those of all.
         alone = not isinstance(self.graph, DistributedDataParallel)
         with nullcontext() if alone or last else self.graph.no_sync():
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with self._autocast():
                 losses = self.graph(images, objects, assigned)
             del losses["positives"]
             self.scaler.scale(sum(losses.values()) * share).backward()
