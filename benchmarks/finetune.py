@@ -6,8 +6,9 @@
 
 Of each family of the split test, half of the pages are for training and the other half for
 measuring; a page's screenshots stay together. A row is the bundle as it is, trained on with frozen
-batch statistics, and with those of its batches; the last column is the AP on the split val, which
-has other families and shows what is forgotten.
+batch statistics, with those of its batches, and, frozen, for twice the steps on the split train as
+well, every other image from each; the last column is the AP on the split val, which has other
+families and shows what is forgotten.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 from clq_train.checkpoint import WEIGHTS
+from clq_train.coco import load_split
 from clq_train.config import Config, load_config
 from clq_train.evaluate import evaluate
 from clq_train.fit import fit
@@ -30,7 +32,7 @@ RECIPE = [
     *("schedule.batch=4", "schedule.lr=0.0005", "schedule.warmup_steps=20", "run.eval_every=null"),
     *("augment.crop_px=640", "augment.scale=[0.7, 1.4]", "run.checkpoint_every=100000"),
 ]
-ROWS = {"frozen statistics": True, "batch statistics": False}
+ROWS = ("frozen statistics", "batch statistics", "and the split train")
 
 
 def main() -> None:
@@ -52,17 +54,22 @@ def main() -> None:
         folder = asked.out / family
         count = split_family(base, family, folder)
         own = {name: (folder / f"{name}.json").resolve() for name in ("train", "test")}
-        files = [f"data.splits.{name}.annotations={path}" for name, path in own.items()]
-        changes = [*RECIPE, f"schedule.steps={asked.steps}", *asked.overrides, *files]
-        changes.append(f"init={before / WEIGHTS}")
+        changes = [*RECIPE, *asked.overrides, f"init={before / WEIGHTS}"]
+        changes.append(f"data.splits.test.annotations={own['test']}")
+        alone = [f"data.splits.train.annotations={own['train']}", f"schedule.steps={asked.steps}"]
+        times = round(len(load_split(base.data, "train")) / count)
+        images = str(base.data.splits["test"].images)
+        more = {"annotations": str(own["train"]), "images": images, "times": times}
+        both = [f"data.more={json.dumps([more])}", f"schedule.steps={2 * asked.steps}"]
         row = f"| {family} | {count} screenshots | "
         found = measured(target, load_config(asked.config, changes), "test")
         print(f"{row}before | {cells(found, 0, kept)}", flush=True)
-        for name, frozen in ROWS.items():
-            mine = [*changes, f"schedule.frozen_statistics={str(frozen).lower()}"]
-            config = load_config(asked.config, mine)
+        for name in ROWS:
+            frozen = f"schedule.frozen_statistics={str(name != 'batch statistics').lower()}"
+            mine = both if name == "and the split train" else alone
+            config = load_config(asked.config, [*changes, frozen, *mine])
             began = time.monotonic()
-            checkpoint = fit(config, folder / name.partition(" ")[0], progress=False)
+            checkpoint = fit(config, folder / name.replace(" ", "-"), progress=False)
             took = time.monotonic() - began
             trained = open_target(checkpoint)
             found, left = (measured(trained, config, split) for split in ("test", "val"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes_data import shapes_tree, write_shapes
 
-from clq_train.coco import category_ids, load_split, read_split, records_of
+from clq_train.coco import category_ids, load_split, read_split, records_of, training_records
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
 
@@ -226,6 +226,34 @@ def test_categories_can_be_dropped_or_merged(shapes):
 def test_a_class_without_a_category_is_an_error(shapes):
     with pytest.raises(DataError, match="no category of the file is named green"):
         load_split(data_config(shapes, classes=["red", "blue", "green"]), "train")
+
+
+def test_more_data_sets_are_trained_on_as_often_as_they_say_and_may_lack_classes(shapes, tmp_path):
+    own = write_shapes(tmp_path / "own", images=2, seed=1)
+
+    def only_red(tree):
+        tree["annotations"] = [a for a in tree["annotations"] if a["category_id"] == 3]
+        tree["categories"] = tree["categories"][:1]
+
+    break_file(own, only_red)
+    more = {"annotations": own / "annotations.json", "images": own / "images", "times": 3}
+    records = training_records(data_config(shapes, more=[more]))
+    assert [r.path.parent for r in records] == [shapes / "images"] * 4 + [own / "images"] * 6
+    assert [r.path.name for r in records[4:]] == ["0.png", "1.png"] * 3
+    assert {label for r in records[4:] for label in r.labels.tolist()} == {0}
+
+
+def test_an_error_in_one_of_more_data_sets_names_its_file(shapes, tmp_path):
+    own = write_shapes(tmp_path / "own")
+    more = {"annotations": "own/annotations.json", "images": "own/images"}
+    break_file(own, lambda t: t["annotations"][0].update(bbox=[1, 2, 3]))
+    with pytest.raises(DataError, match=r"own/annotations\.json: annotation 1: bbox \[1, 2, 3\]"):
+        training_records(data_config(shapes, more=[more]))
+    allowed = data_config(shapes, more=[{**more, "allow_broken": 1}])
+    assert len(training_records(allowed)[4].boxes) == 2
+    break_file(own, lambda t: t["categories"][0].update(name="green"))
+    with pytest.raises(DataError, match=r"own/annotations\.json: category 3 'green' is unknown"):
+        training_records(allowed)
 
 
 def test_crowd_regions_are_not_trained_on(shapes):

@@ -11,7 +11,7 @@ import numpy as np
 
 from clq_serve.errors import ImageError
 from clq_serve.preprocess import ImageLimits, upright_size
-from clq_train.config import DataConfig
+from clq_train.config import DataConfig, SplitConfig
 from clq_train.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,18 @@ def load_split(data: DataConfig, split: str) -> list[Record]:
     return records_of(read_sound_split(data, split))
 
 
+def training_records(data: DataConfig) -> list[Record]:
+    """What an epoch shows: the split `train`, then each of `data.more` as often as it says.
+
+    Raises DataError as read_sound_split does; a set of `data.more` may lack classes.
+    """
+    records = load_split(data, "train")
+    for index, config in enumerate(data.more):
+        own = data.model_copy(update={"absent": data.classes})
+        records += config.times * records_of(_sound(own, config, f"data.more.{index}"))
+    return records
+
+
 def read_sound_split(data: DataConfig, split: str) -> Split:
     """The split, with no more broken entries than it is allowed to have; those are logged.
 
@@ -70,14 +82,7 @@ def read_sound_split(data: DataConfig, split: str) -> Split:
     missing, can't be read or has another size, a duplicate id, an unknown category or image, a box
     that is not four numbers, has no area or lies outside. Only the headers of the images are read.
     """
-    found = read_split(data, split)
-    if found.mismatches:
-        raise DataError("\n".join(found.mismatches))
-    if len(found.broken) > data.splits[split].allow_broken:
-        raise DataError(_summary(found.broken))
-    if found.broken:
-        log.warning("split %s: left out: %s", split, _summary(found.broken))
-    return found
+    return _sound(data, split_config(data, split), f"split {split}")
 
 
 def read_split(data: DataConfig, split: str) -> Split:
@@ -86,7 +91,22 @@ def read_split(data: DataConfig, split: str) -> Split:
     Raises DataError where there is nothing to go on with: an unknown split, a file that is not
     COCO.
     """
-    source, folder = split_paths(data, split)
+    return _read(data, split_config(data, split))
+
+
+def _sound(data: DataConfig, config: SplitConfig, name: str) -> Split:
+    found = _read(data, config)
+    if found.mismatches:
+        raise DataError("\n".join(found.mismatches))
+    if len(found.broken) > config.allow_broken:
+        raise DataError(_summary(found.broken))
+    if found.broken:
+        log.warning("%s: left out: %s", name, _summary(found.broken))
+    return found
+
+
+def _read(data: DataConfig, config: SplitConfig) -> Split:
+    source, folder = data.root / config.annotations, data.root / config.images
     tree = read_annotations(source)
     labels, mismatches = _match_categories(data, tree["categories"], source)
     broken: list[str] = []
@@ -117,11 +137,16 @@ def records_of(split: Split) -> list[Record]:
 
 def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a split; DataError for an unknown name."""
+    config = split_config(data, split)
+    return data.root / config.annotations, data.root / config.images
+
+
+def split_config(data: DataConfig, split: str) -> SplitConfig:
+    """The split of that name; DataError for an unknown one."""
     if split not in data.splits:
         known = ", ".join(data.splits)
         raise DataError(f"data.splits: no split {split!r}; the configuration has {known}")
-    config = data.splits[split]
-    return data.root / config.annotations, data.root / config.images
+    return data.splits[split]
 
 
 def read_json(path: Path) -> Any:

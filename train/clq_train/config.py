@@ -27,11 +27,20 @@ class SplitConfig(Section):
     )
 
 
+class MoreConfig(SplitConfig):
+    """Another data set to train on."""
+
+    times: int = Field(default=1, ge=1, description="how often an epoch shows each of its images")
+
+
 class DataConfig(Section):
     """COCO-format data; every category is in `classes`, a key of `merge`, or in `drop`."""
 
     root: Path = Field(description="folder that the paths of the splits are relative to")
     splits: dict[str, SplitConfig]
+    more: list[MoreConfig] = Field(
+        default=[], description="data sets to train on beside `train`; each may lack classes"
+    )
     classes: list[str] = Field(min_length=1, description="category names in label order")
     merge: dict[str, str] = Field(
         default={}, description="category name -> class that it counts as"
@@ -354,8 +363,8 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"]) or "config"
-            lines.append(f"{source}: {key}: {item['msg']}")
+            place = ": ".join([source, ".".join(map(str, item["loc"]))]).removesuffix(": ")
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
         raise ConfigError("\n".join(lines)) from error
 
 

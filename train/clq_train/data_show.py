@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clq_serve.annotate import draw_boxes
 from clq_train.augment import Sample
-from clq_train.coco import load_split
+from clq_train.coco import training_records
 from clq_train.config import Config
 from clq_train.errors import ConfigError
 from clq_train.samples import SampleStream
@@ -26,9 +26,9 @@ def show_samples(config: Config, out: Path, start: int, count: int) -> list[str]
 
     The files are position-NNNNNN.png and sheet.png in the folder `out`.
 
-    Raises DataError as load_split does, and ConfigError for a position after the run's last.
+    Raises DataError as training_records does, and ConfigError for a position after the run's last.
     """
-    stream = SampleStream(load_split(config.data, "train"), config)
+    stream = SampleStream(training_records(config.data), config)
     if start + count > len(stream):
         raise ConfigError(
             f"--start {start} --count {count}: the run has the samples 0 to {len(stream) - 1} "

@@ -9,7 +9,7 @@ import torch
 
 from clq_train.batches import batches, images_at_once
 from clq_train.checkpoint import checkpoint_folder, load_state
-from clq_train.coco import Record, load_split
+from clq_train.coco import Record, load_split, training_records
 from clq_train.config import Config
 from clq_train.device import check_precision, open_own_device
 from clq_train.errors import TrainingError
@@ -48,7 +48,7 @@ def fit(config: Config, run: Path, resume: bool = False, progress: bool = True) 
             log.info("resumed with another configuration: %s", line)
     elif resume:
         log.info("%s: nothing to resume: the run begins", run)
-    records = load_split(config.data, "train")
+    records = training_records(config.data)
     if config.run.eval_every is not None and processes.leads:
         load_split(config.data, "val")
     try:
