@@ -41,8 +41,10 @@ from clq_train.batches import batches
 from clq_train.checkpoint import load_model
 from clq_train.coco import Record, load_split
 from clq_train.config import Config, load_config
+from clq_train.device import keep_freed_memory
 from clq_train.evaluate import TorchEngine, evaluate
 from clq_train.fit import fit
+from clq_train.samples import read_pixels
 from clq_train.trainer import Trainer
 
 ROWS = ("clq", "yolo", "yolo-crops")
@@ -116,6 +118,7 @@ def train_row(asked: argparse.Namespace) -> None:
     cores = sorted(os.sched_getaffinity(0))[: asked.threads]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(asked.threads)
+    keep_freed_memory()  # in every row, as our trainer does
     asked.overrides.append("run.workers=0")
     config = load_config(asked.config, asked.overrides)
     run, seconds = asked.out / f"{asked.row}-{time.strftime('%H%M%S')}", 60 * asked.minutes
@@ -128,8 +131,9 @@ def train_row(asked: argparse.Namespace) -> None:
 
 
 def clq_row(asked: argparse.Namespace, config: Config, run: Path, seconds: float) -> dict[str, Any]:
-    few = load_split(config.data, "train")[: SEEN * config.schedule.batch]
-    config = fitted(clq_steps(config, few), seconds, asked)
+    records = load_split(config.data, "train")
+    few = records[: SEEN * config.schedule.batch]
+    config = fitted(clq_steps(config, few), seconds - decoding_s(records, config), asked)
     began = time.monotonic()
     checkpoint = fit(config, run)
     took = time.monotonic() - began
@@ -167,7 +171,8 @@ def crops_row(
     average = Average(model, config.schedule.ema)
     records = load_split(config.data, "train")
     few = records[: SEEN * config.schedule.batch]
-    config = fitted(crop_steps(model, average, config, few), seconds, asked)
+    left_s = seconds - decoding_s(records, config)
+    config = fitted(crop_steps(model, average, config, few), left_s, asked)
     model = build(asked.model, config)
     average = Average(model, config.schedule.ema)
     began = time.monotonic()
@@ -188,6 +193,15 @@ def clq_steps(config: Config, records: list[Record]) -> Iterator[None]:
     for step, parts in enumerate(batches(records, config, 0), 1):
         trainer.step(parts, step)
         yield
+
+
+def decoding_s(records: list[Record], config: Config) -> float:
+    """What decoding all images once will take, judged by the first ones."""
+    few = records[:TIMED]
+    began = time.monotonic()
+    for record in few:
+        read_pixels(record, config.input.background)
+    return (time.monotonic() - began) * len(records) / len(few)
 
 
 def fitted(taking: Iterator[None], seconds: float, asked: argparse.Namespace) -> Config:
