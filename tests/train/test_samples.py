@@ -71,6 +71,20 @@ def test_any_number_of_workers_gives_the_same_stream_and_no_sample_twice(shapes)
     assert len(set(images)) == len(images) == 12
 
 
+def test_an_image_that_an_epoch_shows_often_is_decoded_once(tmp_path):
+    tree = shapes_tree(write_shapes(tmp_path / "shapes", images=2))
+    tree["run"]["cache_mib"] = 1
+    config = parse_config(tree, "test")
+    records = 3 * load_split(config.data, "train")
+    stream = SampleStream(records, config)
+    shown = [records[stream.image_at(position)].path for position in range(6)]
+    for path in set(shown):
+        stream[shown.index(path)]
+        path.unlink()
+    samples = [stream[position] for position in range(6)]  # no file is there to be read
+    assert sorted(sample.image_id for sample in samples) == [1, 1, 1, 2, 2, 2]
+
+
 def stream_of(sizes, **changes):
     """A stream over images of these sizes (width, height) that are never read."""
     tree = shapes_tree(Path("nowhere"))

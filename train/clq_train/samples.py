@@ -44,8 +44,9 @@ class SampleStream(Dataset[Sample]):
         self.records, self.config = list(records), config
         self._wide = np.array([r.width >= r.height for r in self.records])
         self._order = -1, np.zeros(0, np.int64)  # the epoch that was asked for last
-        sizes = [(record.height, record.width) for record in self.records]
-        self._cache = PixelCache(sizes, config.run.cache_mib * 2**20 // trainings)
+        sizes = {record.path: (record.height, record.width) for record in self.records}
+        self._slots = {path: slot for slot, path in enumerate(sizes)}  # one for all its records
+        self._cache = PixelCache(list(sizes.values()), config.run.cache_mib * 2**20 // trainings)
 
     def __len__(self) -> int:
         return self.config.schedule.steps * self.config.schedule.batch
@@ -73,10 +74,12 @@ class SampleStream(Dataset[Sample]):
         return int(self._order[1][place])
 
     def _pixels(self, index: int) -> np.ndarray:
-        pixels = self._cache.get(index)
+        record = self.records[index]
+        slot = self._slots[record.path]
+        pixels = self._cache.get(slot)
         if pixels is None:
-            pixels = read_pixels(self.records[index], self.config.input.background)
-            self._cache.put(index, pixels)
+            pixels = read_pixels(record, self.config.input.background)
+            self._cache.put(slot, pixels)
         return pixels
 
 
