@@ -98,8 +98,10 @@ def test_the_bundle_reproduces_its_own_golden_outputs_and_is_near_the_float_ones
     for images, expected in read_golden(load_bundle(bundle_folder)):
         found = engine.run(images)
         # After few steps of training the few large values lie outside the mean range, and how far
-        # depends on the last bits of the training: the mean says more than the largest.
-        assert np.abs(found.scores - expected.scores).mean() < 0.1
+        # depends on the last bits of the training: 0.11 to 0.20 was seen, 0.01 to 0.04 in the mean.
+        apart = np.abs(found.scores - expected.scores)
+        assert apart.max() < 0.25
+        assert apart.mean() < 0.06
         assert not np.array_equal(found.scores, expected.scores)
 
 
