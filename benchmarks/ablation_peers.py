@@ -23,7 +23,7 @@ from clq_train.batches import batches
 from clq_train.coco import load_split
 from clq_train.config import Config
 from clq_train.detector import PIXEL_MEAN, PIXEL_STD, ClqDetector
-from clq_train.device import AUTOCAST
+from clq_train.device import autocast
 from clq_train.evaluate import evaluate
 from clq_train.init_weights import load_init
 from clq_train.measure import Evaluation
@@ -103,13 +103,12 @@ def train_peer(name: str, config: Config, split: str) -> Evaluation:
     model = build_peer(name, config).to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer(model, config.schedule)
     average = Average(model, config.schedule.ema) if config.schedule.ema else None
-    dtype = AUTOCAST.get(config.run.autocast)
     for step, (batch,) in enumerate(batches(load_split(config.data, "train"), config, 0), 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.schedule, step)
         images = list(batch.images.permute(0, 3, 1, 2).float() / 255)
         targets = [{"boxes": o.boxes, "labels": o.labels} for o in batch.objects]
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        with autocast(config.run.autocast, torch.device("cpu")):
             loss = sum(model(images, targets).values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

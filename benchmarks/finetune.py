@@ -32,7 +32,6 @@ RECIPE = [
     *("schedule.batch=4", "schedule.lr=0.0005", "schedule.warmup_steps=20", "run.eval_every=null"),
     *("augment.crop_px=640", "augment.scale=[0.7, 1.4]", "run.checkpoint_every=100000"),
 ]
-ROWS = ("frozen statistics", "batch statistics", "and the split train")
 
 
 def main() -> None:
@@ -48,6 +47,7 @@ def main() -> None:
     before = imported(asked.bundle, asked.config, asked.out)
     target = open_target(before)
     kept = measured(target, base, "val")
+    built = len(load_split(base.data, "train"))
     print("| family | trained on | | AP | AP50 | AP75 | minutes | AP on val |")
     print("|---" * 8 + "|", flush=True)
     for family in asked.families.split(","):
@@ -57,17 +57,19 @@ def main() -> None:
         changes = [*RECIPE, *asked.overrides, f"init={before / WEIGHTS}"]
         changes.append(f"data.splits.test.annotations={own['test']}")
         alone = [f"data.splits.train.annotations={own['train']}", f"schedule.steps={asked.steps}"]
-        times = round(len(load_split(base.data, "train")) / count)
         images = str(base.data.splits["test"].images)
-        more = {"annotations": str(own["train"]), "images": images, "times": times}
+        more = {"annotations": str(own["train"]), "images": images, "times": round(built / count)}
         both = [f"data.more={json.dumps([more])}", f"schedule.steps={2 * asked.steps}"]
+        rows = {
+            "frozen statistics": ["schedule.frozen_statistics=true", *alone],
+            "batch statistics": alone,
+            "and the split train": ["schedule.frozen_statistics=true", *both],
+        }
         row = f"| {family} | {count} screenshots | "
         found = measured(target, load_config(asked.config, changes), "test")
         print(f"{row}before | {cells(found, 0, kept)}", flush=True)
-        for name in ROWS:
-            frozen = f"schedule.frozen_statistics={str(name != 'batch statistics').lower()}"
-            mine = both if name == "and the split train" else alone
-            config = load_config(asked.config, [*changes, frozen, *mine])
+        for name, mine in rows.items():
+            config = load_config(asked.config, [*changes, *mine])
             began = time.monotonic()
             checkpoint = fit(config, folder / name.replace(" ", "-"), progress=False)
             took = time.monotonic() - began

@@ -118,12 +118,12 @@ def train_row(asked: argparse.Namespace) -> None:
     cores = sorted(os.sched_getaffinity(0))[: asked.threads]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(asked.threads)
-    keep_freed_memory()  # in every row, as our trainer does
     asked.overrides.append("run.workers=0")
     config = load_config(asked.config, asked.overrides)
     run, seconds = asked.out / f"{asked.row}-{time.strftime('%H%M%S')}", 60 * asked.minutes
     if asked.row != "clq":
         isolate(asked.folder, run)
+        keep_freed_memory()  # as our trainer does
     rows = {"clq": clq_row, "yolo": yolo_row, "yolo-crops": crops_row}
     result = rows[asked.row](asked, config, run, seconds)
     path = asked.out / f"{asked.row}.json"

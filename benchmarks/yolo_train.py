@@ -23,7 +23,7 @@ from clq_train.average import Average
 from clq_train.batches import batches
 from clq_train.coco import Record, load_split
 from clq_train.config import Config
-from clq_train.device import AUTOCAST
+from clq_train.device import autocast
 from clq_train.schedule import build_optimizer, learning_rate
 
 PACKAGES = [
@@ -167,7 +167,6 @@ def crop_steps(
 ) -> Iterator[None]:
     """One of our training steps each: our crops, optimiser, schedule and average; its losses."""
     optimizer = build_optimizer(model, config.schedule)
-    dtype = AUTOCAST.get(config.run.autocast)
     for step, (batch,) in enumerate(batches(records, config, 0), 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.schedule, step)
@@ -181,7 +180,7 @@ def crop_steps(
                 torch.arange(count), torch.tensor([len(o.labels) for o in batch.objects])
             ).float(),
         }
-        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        with autocast(config.run.autocast, torch.device("cpu")):
             loss = model.loss(truth)[0].sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -33,8 +33,8 @@ DeformConv2d <plugin_namespace, plugin_version, aot> (x, w, offset, b) => (y)
 }
 """
 
-# Positions in cells become GridSample's coordinates with
-# align_corners=0, where cell i of n lies at (2 i + 1) / n - 1.
+# Positions in cells become GridSample's coordinates with align_corners=0, where cell i of n lies at
+# (2 i + 1) / n - 1.
 _TAPS_FUNCTION = """
 <domain: "clq", opset_import: ["" : %d]>
 DeformConv3x3Taps (x, w, offset, b) => (y)

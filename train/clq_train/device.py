@@ -64,6 +64,12 @@ def check_precision(autocast: str, device: torch.device) -> None:
         )
 
 
+def autocast(name: str, device: torch.device) -> torch.autocast:
+    """The context in which a run of `run.autocast` computes on the device."""
+    dtype = AUTOCAST.get(name)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 

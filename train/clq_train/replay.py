@@ -13,7 +13,7 @@ from clq_train.checkpoint import CONFIG, WEIGHTS
 from clq_train.clq import Assigned, Objects
 from clq_train.config import load_config
 from clq_train.detector import ClqDetector
-from clq_train.device import AUTOCAST, open_device
+from clq_train.device import autocast, open_device
 from clq_train.errors import CheckpointError
 from clq_train.nonfinite import read_dump
 from clq_train.trainer import in_training
@@ -31,7 +31,7 @@ def replay(dump: Path, overrides: list[str]) -> Iterator[str]:
     """
     config = load_config(dump / CONFIG, overrides)
     batches, positives = read_dump(dump)
-    place, dtype = open_device(config.run.device), AUTOCAST.get(config.run.autocast)
+    place = open_device(config.run.device)
     model = ClqDetector(config.model, len(config.data.classes))
     try:
         model.load_state_dict(load_file(dump / WEIGHTS))
@@ -51,7 +51,7 @@ def replay(dump: Path, overrides: list[str]) -> Iterator[str]:
         divisor = torch.tensor(positives, device=place)
         assigned = Assigned(model.assign(images, objects).matches, divisor)
         model.zero_grad()
-        with torch.autocast(place.type, dtype, enabled=dtype is not None):
+        with autocast(config.run.autocast, place):
             losses = model.losses(images, objects, assigned)
         del losses["positives"]
         sum(losses.values()).backward()

@@ -14,7 +14,7 @@ from clq_train.average import Average
 from clq_train.clq import Assigned, Objects
 from clq_train.config import Config, ScheduleConfig
 from clq_train.detector import ClqDetector
-from clq_train.device import AUTOCAST, check_precision, keep_freed_memory, open_own_device
+from clq_train.device import autocast, check_precision, keep_freed_memory, open_own_device
 from clq_train.errors import CheckpointError, ConfigError, TrainingError
 from clq_train.init_weights import load_init
 from clq_train.processes import Processes, mean_over_processes
@@ -112,7 +112,7 @@ class Trainer:
         values = self._check(parts, positives, norm, batches, step)
         if self.schedule.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.schedule.clip_norm, norm)
-        with self._autocast():  # Muon's matrix products
+        with autocast(self.config.run.autocast, self.device):  # Muon's matrix products
             self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -149,10 +149,6 @@ class Trainer:
             self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
         return int(state["step"])
 
-    def _autocast(self) -> torch.autocast:
-        dtype = AUTOCAST.get(self.config.run.autocast)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-
     def _backward(
         self, images: Tensor, objects: list[Objects], assigned: Assigned, share: float, last: bool
     ) -> dict[str, Tensor]:
@@ -160,7 +156,7 @@ class Trainer:
         # Only the last batch of a step exchanges gradients, which by then are those of all.
         alone = not isinstance(self.graph, DistributedDataParallel)
         with nullcontext() if alone or last else self.graph.no_sync():
-            with self._autocast():
+            with autocast(self.config.run.autocast, self.device):
                 losses = self.graph(images, objects, assigned)
             del losses["positives"]
             self.scaler.scale(sum(losses.values()) * share).backward()
