@@ -42,24 +42,29 @@ class Server:
 
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        writers = []
+        ends = {}  # the task that answers a connection: its writer
 
-        async def connected(reader, writer):
+        def connected(reader, writer):
             self.connections += 1
-            writers.append(writer)
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while not writer.is_closing():
-                    self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-                    number, self.requests = self.requests, self.requests + 1
-                    await self._answer(number, writer)
+            ends[self._loop.create_task(self._connection(reader, writer))] = writer
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/prefix"
         self._started.set()
         await self._stop.wait()
+        # Closing would break what is being accepted at this moment, and leave its socket open.
+        while accepting := asyncio.all_tasks() - {asyncio.current_task(), *ends}:
+            await asyncio.wait(accepting)
         server.close()
-        for writer in writers:
+        for writer in ends.values():
             writer.transport.abort()
+
+    async def _connection(self, reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                number, self.requests = self.requests, self.requests + 1
+                await self._answer(number, writer)
 
     def load(self, connections=64, timeout_s=30.0):
         target = Target.of(self.url)
