@@ -118,7 +118,7 @@ def serve(network: str, variant: str) -> None:
     objects = [
         Objects(torch.from_numpy(boxes[i]), torch.from_numpy(labels[i])) for i in range(count)
     ]
-    batch = Batch(torch.from_numpy(images), objects, list(range(count)))
+    batch = Batch(torch.from_numpy(images), objects, ["drawn"] * count)
     trainer = Trainer(config)
     answer(lambda number: trainer.step([batch], number))
 

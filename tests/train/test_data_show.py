@@ -58,7 +58,7 @@ def test_every_box_is_a_frame_of_its_class_on_its_pixels(shapes, tmp_path):
     assert len(printed.stdout.splitlines()) == 4
     for position, name in enumerate(names):
         sample = stream_of(shapes)[position]
-        line = f"{position}: image {sample.image_id}, 128 x 128, {len(sample.boxes)} of 3 boxes"
+        line = f"{position}: {sample.path}, 128 x 128, {len(sample.boxes)} of 3 boxes"
         assert line in printed.stdout
         drawn = picture_of(tmp_path / "show" / name)
         framed = [tuple(box) for box in (sample.boxes * FACTOR).round().astype(int)]

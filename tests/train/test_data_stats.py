@@ -91,6 +91,27 @@ def test_what_is_broken_is_listed_and_the_rest_counted(shapes):
     assert "2.png" not in run(shapes, "--split", "train").output
 
 
+def test_a_set_of_data_more_is_a_column_beside_the_splits_and_may_lack_classes(shapes, tmp_path):
+    own = write_shapes(tmp_path / "own", images=2, seed=1)
+    file = json.loads((own / "annotations.json").read_text())
+    file["annotations"] = [a for a in file["annotations"] if a["category_id"] == 3]
+    file["categories"] = file["categories"][:1]
+    (own / "annotations.json").write_text(json.dumps(file))
+    tree = shapes_tree(shapes)
+    tree["data"]["more"] = [{"annotations": str(own / "annotations.json"), "images": str(own)}]
+    broken = json.loads(run(shapes, "--json", tree=tree).stdout)["splits"]["more.0"]["broken"]
+    assert ["no file" in line for line in broken] == [True, True]
+    tree["data"]["more"][0]["images"] = str(own / "images")
+    splits = json.loads(run(shapes, "--json", tree=tree).stdout)["splits"]
+    assert list(splits) == ["train", "val", "more.0"]
+    assert splits["more.0"]["images"] == 2
+    red = splits["more.0"]["classes"]["red"]["boxes"]
+    assert (red, splits["more.0"]["boxes"]) == (len(file["annotations"]),) * 2
+    assert "train" not in run(shapes, "--split", "more.0", tree=tree).output
+    wrong = run(shapes, "--split", "more.1", tree=tree)
+    assert "no split 'more.1'; the configuration has train, val, more.0" in str(wrong.exception)
+
+
 @pytest.mark.slow
 def test_json_and_picture_are_written(shapes, tmp_path):
     out = tmp_path / "stats"

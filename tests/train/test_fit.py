@@ -234,7 +234,7 @@ def test_frozen_stages_keep_their_weights_and_statistics(tree):
     images = torch.randint(0, 255, (2, 128, 128, 3), dtype=torch.uint8)
     box = Objects(torch.tensor([[10.0, 10.0, 60.0, 60.0]]), torch.tensor([0]))
     for step in (1, 2):
-        trainer.step([Batch(images, [box, box], [1, 2])], step)
+        trainer.step([Batch(images, [box, box], ["1.png", "2.png"])], step)
     changed = {
         name.split(".")[1]
         for name, value in trainer.model.backbone.state_dict().items()

@@ -179,16 +179,16 @@ def test_a_step_that_is_not_finite_is_kept_and_can_be_computed_again(tree, tmp_p
     problem, again = str(raised.value).split("\n")
     dump = Path(again.removeprefix("to see it again: clq-train replay "))
     story = json.loads((dump / "losses.json").read_text())
-    images = [image for batch in story["batches"] for image in batch["image_ids"]]
+    images = [image for batch in story["batches"] for image in batch["images"]]
     assert problem.startswith(f"step {story['step']}: the loss is not finite: {{'reg': ")
-    assert problem.endswith(f"images {images}")
-    assert sorted(images) == [1, 2, 3, 4]
+    assert problem.endswith(f"images {', '.join(images)}")
+    assert sorted(images) == [f"{tree['data']['root']}/images/{i}.png" for i in range(4)]
 
     result = CliRunner().invoke(app, ["replay", str(dump)], catch_exceptions=False)
     lines = result.stdout.splitlines()
     for number, batch in enumerate(story["batches"]):
         losses = ", ".join(f"{name} {float(text):g}" for name, text in batch["losses"].items())
-        assert f"batch {number}: {losses}; images {batch['image_ids']}" in lines
+        assert f"batch {number}: {losses}; images {', '.join(batch['images'])}" in lines
     assert "  the first output that is not finite is that of backbone.stages." in result.stdout
     assert "  the gradient is not finite in " in result.stdout
 
@@ -209,7 +209,7 @@ def test_a_step_that_is_finite_can_be_computed_again_to_the_same_losses(tree, tm
     assert len(lines) == 2  # without that hook nothing is wrong
     for line, losses, part in zip(lines, raised.value.losses, parts, strict=True):
         said = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        assert line.endswith(f": {said}; images {part.image_ids}")
+        assert line.endswith(f": {said}; images {', '.join(part.paths)}")
     with pytest.raises(ConfigError, match="'cuda:99' is not there"):
         list(replay(dump, ["run.device=cuda:99"]))
     (dump / "batches.safetensors").unlink()

@@ -41,12 +41,12 @@ def batch_of(boxes_per_image, seed=0):
         size = 12 + torch.rand(count, 2, generator=generator) * 20
         labels = torch.randint(0, 2, (count,), generator=generator)
         objects.append(Objects(torch.cat([corner, corner + size], 1), labels))
-    return Batch(images, objects, list(range(len(boxes_per_image))))
+    return Batch(images, objects, [f"{i}.png" for i in range(len(boxes_per_image))])
 
 
 def part(batch, start, stop):
     chosen = slice(start, stop)
-    return Batch(batch.images[chosen], batch.objects[chosen], batch.image_ids[chosen])
+    return Batch(batch.images[chosen], batch.objects[chosen], batch.paths[chosen])
 
 
 def weights_of(trainer):

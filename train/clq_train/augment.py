@@ -22,7 +22,7 @@ class Sample:
     pixels: np.ndarray  # (H, W, 3) uint8 RGB
     boxes: np.ndarray  # (M, 4) float32
     labels: np.ndarray  # (M,) int64
-    image_id: int | None = None  # of its record, where it came from one
+    path: str = ""  # of its image file, where it came from one
 
 
 def augment(

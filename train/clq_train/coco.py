@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from clq_serve.errors import ImageError
 from clq_serve.preprocess import ImageLimits, upright_size
-from clq_train.config import DataConfig, SplitConfig
+from clq_train.config import DataConfig, MoreConfig, SplitConfig
 from clq_train.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ def training_records(data: DataConfig) -> list[Record]:
     Raises DataError as read_sound_split does; a set of `data.more` may lack classes.
     """
     records = load_split(data, "train")
-    for index, config in enumerate(data.more):
-        own = data.model_copy(update={"absent": data.classes})
-        records += config.times * records_of(_sound(own, config, f"data.more.{index}"))
+    for name, config in _more(data).items():
+        records += config.times * load_split(data, name)
     return records
 
 
@@ -82,7 +81,14 @@ def read_sound_split(data: DataConfig, split: str) -> Split:
     missing, can't be read or has another size, a duplicate id, an unknown category or image, a box
     that is not four numbers, has no area or lies outside. Only the headers of the images are read.
     """
-    return _sound(data, split_config(data, split), f"split {split}")
+    found, allowed = read_split(data, split), split_config(data, split).allow_broken
+    if found.mismatches:
+        raise DataError("\n".join(found.mismatches))
+    if len(found.broken) > allowed:
+        raise DataError(_summary(found.broken))
+    if found.broken:
+        log.warning("split %s: left out: %s", split, _summary(found.broken))
+    return found
 
 
 def read_split(data: DataConfig, split: str) -> Split:
@@ -91,24 +97,10 @@ def read_split(data: DataConfig, split: str) -> Split:
     Raises DataError where there is nothing to go on with: an unknown split, a file that is not
     COCO.
     """
-    return _read(data, split_config(data, split))
-
-
-def _sound(data: DataConfig, config: SplitConfig, name: str) -> Split:
-    found = _read(data, config)
-    if found.mismatches:
-        raise DataError("\n".join(found.mismatches))
-    if len(found.broken) > config.allow_broken:
-        raise DataError(_summary(found.broken))
-    if found.broken:
-        log.warning("%s: left out: %s", name, _summary(found.broken))
-    return found
-
-
-def _read(data: DataConfig, config: SplitConfig) -> Split:
-    source, folder = data.root / config.annotations, data.root / config.images
+    source, folder = split_paths(data, split)
     tree = read_annotations(source)
-    labels, mismatches = _match_categories(data, tree["categories"], source)
+    may_lack = data.classes if split in _more(data) else data.absent
+    labels, mismatches = _match_categories(data, may_lack, tree["categories"], source)
     broken: list[str] = []
     by_id, unusable = _images(tree["images"], folder, source, broken)
     annotations: list[dict[str, Any]] = []
@@ -143,10 +135,21 @@ def split_paths(data: DataConfig, split: str) -> tuple[Path, Path]:
 
 def split_config(data: DataConfig, split: str) -> SplitConfig:
     """The split of that name; DataError for an unknown one."""
-    if split not in data.splits:
-        known = ", ".join(data.splits)
-        raise DataError(f"data.splits: no split {split!r}; the configuration has {known}")
-    return data.splits[split]
+    known = data.splits | _more(data)
+    if split not in known:
+        raise DataError(
+            f"data.splits: no split {split!r}; the configuration has {', '.join(known)}"
+        )
+    return known[split]
+
+
+def split_names(data: DataConfig) -> list[str]:
+    """The splits, and `more.0` and so on for the sets of `data.more`."""
+    return [*data.splits, *_more(data)]
+
+
+def _more(data: DataConfig) -> dict[str, MoreConfig]:
+    return {f"more.{number}": config for number, config in enumerate(data.more)}
 
 
 def read_json(path: Path) -> Any:
@@ -178,12 +181,15 @@ def category_ids(data: DataConfig, source: Path) -> list[int]:
 
 
 def _match_categories(
-    data: DataConfig, categories: Iterable[dict[str, Any]], source: Path
+    data: DataConfig,
+    may_lack: Sequence[str],
+    categories: Iterable[dict[str, Any]],
+    source: Path,
 ) -> tuple[dict[int, int | None], list[str]]:
     """Label of each category id, None for a dropped category; and what does not match.
 
     That is a category that the configuration does not mention, and a class without one that is not
-    in data.absent.
+    in `may_lack`.
     """
     label_of = {name: label for label, name in enumerate(data.classes)}
     labels: dict[int, int | None] = {}
@@ -204,7 +210,7 @@ def _match_categories(
         if category_id in labels:
             mismatches.append(f"{source}: category id {category_id} stands twice")
         labels.setdefault(category_id, label_of.get(target))
-    expected = set(data.classes) - set(data.absent)
+    expected = set(data.classes) - set(may_lack)
     missing = {label_of[name] for name in expected} - set(labels.values())
     if missing:
         names = ", ".join(data.classes[label] for label in sorted(missing))

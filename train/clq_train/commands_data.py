@@ -35,6 +35,7 @@ def stats(
 
     Broken entries are not fatal here; `fit` stops for them before its first step.
     """
+    from clq_train.coco import split_names
     from clq_train.config import load_config
     from clq_train.data_picture import draw_stats
     from clq_train.data_stats import hints, split_stats
@@ -43,7 +44,7 @@ def stats(
 
     settings = load_config(config, overrides or [])
     found, measures = {}, {}
-    for name in split or list(settings.data.splits):
+    for name in split or split_names(settings.data):
         found[name], measures[name] = split_stats(settings, name, decode)
     advice = hints(found, measures, settings)
     tree = {"splits": {name: asdict(one) for name, one in found.items()}, "hints": advice}

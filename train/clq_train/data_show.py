@@ -42,8 +42,8 @@ def show_samples(config: Config, out: Path, start: int, count: int) -> list[str]
         record = stream.records[stream.image_at(position)]
         height, width = sample.pixels.shape[:2]
         boxes = f"{len(sample.boxes)} of {len(record.boxes)} boxes"
-        lines.append(f"{position}: image {record.image_id}, {width} x {height}, {boxes}")
-        cells.append((thumbnail(sample), f"{position}: image {record.image_id}, {boxes}"))
+        lines.append(f"{position}: {record.path}, {width} x {height}, {boxes}")
+        cells.append((thumbnail(sample), f"{position}: {record.path.name}, {boxes}"))
     save_png(contact_sheet(cells), out / "sheet.png")
     return lines
 

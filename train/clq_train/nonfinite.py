@@ -3,7 +3,7 @@
 batches.safetensors   images, boxes and labels of each batch: `0.images`, `0.3.boxes`, `0.3.labels`
 model.safetensors     the raw weights that they met
 config.yaml           the resolved configuration
-losses.json           the step, the losses of each batch, and its image ids
+losses.json           the step, the losses of each batch, and the files of its images
 """
 
 import json
@@ -47,7 +47,7 @@ def write_dump(run: Path, step: int, trainer: Trainer, error: NotFinite) -> Path
         "step": step,
         "positives": error.positives,
         "batches": [
-            {"image_ids": batch.image_ids, "losses": {k: repr(v) for k, v in losses.items()}}
+            {"images": batch.paths, "losses": {k: repr(v) for k, v in losses.items()}}
             for batch, losses in zip(error.batches, error.losses, strict=True)
         ],
     }
@@ -68,7 +68,7 @@ def read_dump(dump: Path) -> tuple[list[Batch], float]:
     for number, entry in enumerate(story["batches"]):
         objects = [
             Objects(tensors[f"{number}.{place}.boxes"], tensors[f"{number}.{place}.labels"])
-            for place in range(len(entry["image_ids"]))
+            for place in range(len(entry["images"]))
         ]
-        batches.append(Batch(tensors[f"{number}.images"], objects, entry["image_ids"]))
+        batches.append(Batch(tensors[f"{number}.images"], objects, entry["images"]))
     return batches, float(story["positives"])

@@ -56,7 +56,7 @@ def replay(dump: Path, overrides: list[str]) -> Iterator[str]:
         del losses["positives"]
         sum(losses.values()).backward()
         said = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        yield f"batch {number}: {said}; images {batch.image_ids}"
+        yield f"batch {number}: {said}; images {', '.join(batch.paths)}"
         if culprits:  # modules end after what is in them: the first one is the innermost
             yield f"  the first output that is not finite is that of {culprits[0]}"
         bad = [

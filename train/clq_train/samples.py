@@ -27,7 +27,7 @@ from clq_train.pixel_cache import PixelCache
 class Batch:
     images: Tensor  # (B, H, W, 3) uint8 RGB
     objects: list[Objects]  # of each image, in its pixels
-    image_ids: list[int | None]
+    paths: list[str]  # of the image files
 
 
 class SampleStream(Dataset[Sample]):
@@ -59,7 +59,7 @@ class SampleStream(Dataset[Sample]):
         size_rng = np.random.default_rng([seed, 4, step]) if by_step else None
         pixels, record = self._pixels(index), self.records[index]
         sample = augment(pixels, record.boxes, record.labels, self.config, rng, size_rng)
-        return replace(sample, image_id=record.image_id)
+        return replace(sample, path=str(record.path))
 
     def image_at(self, position: int) -> int:
         """Index in the records of the image at a position; an epoch shows each once."""
@@ -108,7 +108,7 @@ def collate(samples: Sequence[Sample], multiple: int, pad_value: Colour) -> Batc
     for image, sample in zip(images, samples, strict=True):
         fill_padded(image, sample.pixels, pad_value)
     objects = [Objects(torch.from_numpy(s.boxes), torch.from_numpy(s.labels)) for s in samples]
-    return Batch(torch.from_numpy(images), objects, [s.image_id for s in samples])
+    return Batch(torch.from_numpy(images), objects, [s.path for s in samples])
 
 
 def _round_up(value: int, multiple: int) -> int:

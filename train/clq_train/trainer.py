@@ -184,9 +184,10 @@ class Trainer:
         if not (loss_is_finite and norm_is_fine):
             losses = [{k: v.item() for k, v in part.items()} for part in parts]
             what = "gradient" if loss_is_finite else "loss"
+            files = ", ".join(path for batch in batches for path in batch.paths)
             raise NotFinite(
                 f"step {step}: the {what} is not finite: {values}, grad_norm {norm_value:g}, "
-                f"lr {rate:g}; images {[i for batch in batches for i in batch.image_ids]}",
+                f"lr {rate:g}; images {files}",
                 batches,
                 divisor,
                 losses,
