@@ -161,6 +161,7 @@ def make_manifest(request: ExportRequest, version: int, folder: Path) -> Manifes
                 longer_px=config.input.longer_px,
                 upscale=config.input.upscale,
                 filter="bilinear",
+                largest_scale=config.input.largest_scale,
             ),
             pad=PadRule(multiple=config.model.strides[-1], value=config.input.pad_value),
             background=config.input.background,

@@ -1,7 +1,7 @@
 """A graph with everything in it, for programs that have ONNX Runtime and nothing of ours.
 
-Input `image`, uint8 (H, W, 3): upright RGB of any size up to the manifest's input.resize (a larger
-one has to be resized before, as docs/bundle.md says).  Inputs `score`, `iou` and `max` may be left
+Input `image`, uint8 (H, W, 3): upright RGB, resized as the manifest's input.resize says
+(docs/bundle.md has the lines).  Inputs `score`, `iou` and `max` may be left
 out; their defaults are the manifest's thresholds.  Outputs of D <= max detections, by descending
 score: `boxes` (D, 4) x1 y1 x2 y2 in pixels, clipped to the image; `scores`, `labels`, `cls_scores`,
 `qualities` (D,).  Detections, ties and thresholds are those of the service.

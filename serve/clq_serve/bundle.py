@@ -50,6 +50,7 @@ class ResizeRule(Section):
     longer_px: Whole
     upscale: bool
     filter: Literal["bilinear"]
+    largest_scale: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _sides_in_order(self) -> Self:
@@ -86,6 +87,7 @@ class InputSpec(Section):
             multiple=self.pad.multiple,
             pad_value=self.pad.value,
             background=self.background,
+            largest_scale=self.resize.largest_scale,
         )
 
 

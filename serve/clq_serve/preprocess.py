@@ -105,6 +105,7 @@ class InputRule:
     multiple               the padded sides are whole multiples of it, pixels
     pad_value              colour of the padding, right and bottom
     background             colour that shows through where the image is transparent
+    largest_scale          of the resizing, above 0; None: as large as the sides allow
     """
 
     shorter_px: int
@@ -113,6 +114,7 @@ class InputRule:
     multiple: int
     pad_value: Colour
     background: Colour
+    largest_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,8 @@ def plan(width: int, height: int, rule: InputRule) -> Geometry:
     scale = min(rule.shorter_px / min(width, height), rule.longer_px / max(width, height))
     if not rule.upscale:
         scale = min(scale, 1.0)
+    if rule.largest_scale is not None:
+        scale = min(scale, rule.largest_scale)
     resized_width = max(1, math.floor(width * scale + 0.5))
     resized_height = max(1, math.floor(height * scale + 0.5))
     return Geometry(

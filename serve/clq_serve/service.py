@@ -176,6 +176,7 @@ class DetectService:
             longer_px=longer_px,
             upscale=False,
             multiple=1,
+            largest_scale=None,
         )
         try:
             async with asyncio.timeout(call.deadline_s - time.monotonic()):

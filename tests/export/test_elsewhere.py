@@ -1,6 +1,7 @@
 """What is written for other servers: a graph with suppression inside, a repository for Triton."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from clq_serve.detector import DetectOptions, Detector
 from clq_serve.engine import OnnxEngine
 from clq_serve.errors import BundleError
 from clq_serve.nms import ClassNms
+from clq_serve.preprocess import plan, resize
 
 SCREENS = sorted((Path(__file__).parents[1] / "data/screens").glob("*.png"))
 OUTPUTS = ("boxes", "scores", "labels", "cls_scores", "qualities")
@@ -32,8 +34,8 @@ def bundle():
 
 
 @pytest.fixture(scope="module")
-def detector(bundle):
-    return Detector(OnnxEngine(bundle, 2), ClassNms(), bundle.manifest.input.rule)
+def engine(bundle):
+    return OnnxEngine(bundle, 2)
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +55,27 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("path", SCREENS, ids=lambda path: path.stem)
-def test_the_whole_graph_gives_the_boxes_of_the_service(session, detector, bundle, path):
-    pixels = np.asarray(Image.open(path).convert("RGB"))
+def test_the_whole_graph_gives_the_boxes_of_the_service(session, engine, bundle, path):
+    image = Image.open(path).convert("RGB")
     defaults = DetectOptions.from_thresholds(bundle.manifest.thresholds)
-    ((expected,), _) = detector.detect([pixels], defaults)
+    rule = bundle.manifest.input.rule
+    ((expected,), _) = Detector(engine, ClassNms(), rule).detect([np.asarray(image)], defaults)
     assert len(expected.scores) > 10
-    assert_same(session.run(OUTPUTS, {"image": pixels}), expected)
+    geometry = plan(*image.size, rule)
+    small = resize(np.asarray(image), geometry.resized_width, geometry.resized_height)
+    boxes, *others = session.run(OUTPUTS, {"image": small})
+    across, down = (old / new for old, new in zip(image.size, small.shape[1::-1], strict=True))
+    assert_same([boxes * [across, down, across, down], *others], expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (63, 65), (64, 128), (333, 200)])
 @pytest.mark.parametrize(("score", "iou", "count"), [(0.01, 0.3, 20), (0.05, 0.9, 300), (1, 0, 1)])
-def test_thresholds_may_be_given_and_any_size_is_padded(session, detector, size, score, iou, count):
+def test_thresholds_may_be_given_and_any_size_is_padded(
+    session, engine, bundle, size, score, iou, count
+):
     pixels = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
+    as_it_is = replace(bundle.manifest.input.rule, largest_scale=None)
+    detector = Detector(engine, ClassNms(), as_it_is)
     ((expected,), _) = detector.detect([pixels], DetectOptions(score, iou, count))
     feeds = {
         "image": pixels,

@@ -70,6 +70,10 @@ REFUSED: dict[str, tuple[Callable[[Tree], object], str]] = {
         lambda t: t["input"]["resize"].update(filter="lanczos"),
         "input.resize.filter: 'lanczos' is not accepted",
     ),
+    "no largest scale": (
+        lambda t: t["input"]["resize"].update(largest_scale=0),
+        "input.resize.largest_scale: 0",
+    ),
     "sides swapped": (lambda t: t["input"]["resize"].update(shorter_px=999), "input.resize"),
     "score above 1": (lambda t: t["thresholds"].update(score=1.5), "thresholds.score: 1.5"),
     "not a number": (lambda t: t.update(alpha=float("nan")), "alpha"),

@@ -1,6 +1,7 @@
 """Resizing, padding and the way back of boxes, against plain arithmetic."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ rules = st.builds(
     multiple=st.sampled_from([1, 32, 64, 128]),
     pad_value=st.just((124, 116, 104)),
     background=st.just((255, 255, 255)),
+    largest_scale=st.none() | st.floats(0.01, 3),
 )
 RULE = InputRule(960, 1920, False, 64, (124, 116, 104), (255, 255, 255))
 
@@ -30,6 +32,8 @@ def planned_by_hand(width: int, height: int, rule: InputRule) -> Geometry:
         scale = rule.longer_px / long
     if scale > 1 and not rule.upscale:
         scale = 1.0
+    if rule.largest_scale and scale > rule.largest_scale:
+        scale = rule.largest_scale
     sizes = []
     for value in (width, height):
         new = math.floor(value * scale)
@@ -64,6 +68,22 @@ def test_known_sizes(
     size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]
 ) -> None:
     assert plan(*size, RULE) == Geometry(*size, *resized, *padded)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        ((1280, 800), (704, 440)),
+        ((1920, 1080), (1056, 594)),  # a larger screen is not shrunk more
+        ((3840, 2160), (1707, 960)),  # until it meets the sides
+        ((1, 1), (1, 1)),
+    ],
+)
+def test_no_image_is_resized_by_more_than_the_largest_scale(
+    size: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    geometry = plan(*size, replace(RULE, largest_scale=0.55))
+    assert (geometry.resized_width, geometry.resized_height) == resized
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])

@@ -284,6 +284,10 @@ def test_an_8_bit_bundle_is_measured_as_it_is_served(
             ["eval.iou=0.5", "--data", "."],
             "override 'eval.iou=0.5': there is none without --config",
         ),
+        (
+            ["input.shorter_px=96", "--data", "."],
+            "override 'input.shorter_px=96': changes nothing here, the model brings all else",
+        ),
         (["--data", "{data}", "--merge", "x"], "--merge 'x': expected CATEGORY=CLASS"),
         (["--data", "{data}", "--device", "gpu"], "--device: 'gpu' is not a device"),
         (["--data", "{data}", "--device", "cuda:0,cuda:1"], "one device"),
@@ -332,7 +336,7 @@ def test_a_mistake_is_one_clear_line(clq_train, bundle_folder, data, arguments, 
     [
         (["data.classes=[red]", "data.drop=[blue]"], "was trained on ['red', 'blue']"),
         (["--split", "test"], "no split 'test'; the configuration has train, val"),
-        (["model.x=1"], "model.x: Extra inputs are not permitted"),
+        (["data.x=1"], "data.x: Extra inputs are not permitted"),
         (["--device", "tpu"], "'tpu'"),
     ],
 )

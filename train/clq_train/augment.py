@@ -102,7 +102,8 @@ def _whole(
     """The whole image, its shorter side drawn from the range."""
     height, width = pixels.shape[:2]
     low, high = config.augment.shorter_px or (0, 0)
-    rule = replace(config.input_rule, shorter_px=int(rng.integers(low, high + 1)), upscale=True)
+    shorter_px = int(rng.integers(low, high + 1))
+    rule = replace(config.input_rule, shorter_px=shorter_px, upscale=True, largest_scale=None)
     geometry = plan(width, height, rule)
     view = resize(pixels, geometry.resized_width, geometry.resized_height)
     factor = geometry.resized_width / width, geometry.resized_height / height

@@ -72,6 +72,9 @@ class InputConfig(Section):
     shorter_px: int = Field(gt=0)
     longer_px: int = Field(gt=0)
     upscale: bool
+    largest_scale: float | None = Field(
+        default=None, gt=0, description="of the resizing; null: as large as the sides allow"
+    )
     pad_value: tuple[int, int, int] = (124, 116, 104)
     background: tuple[int, int, int] = (255, 255, 255)
 
@@ -318,6 +321,7 @@ class Config(Section):
             multiple=self.model.strides[-1],
             pad_value=self.input.pad_value,
             background=self.input.background,
+            largest_scale=self.input.largest_scale,
         )
 
     @model_validator(mode="after")

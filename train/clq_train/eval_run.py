@@ -203,6 +203,12 @@ def write_outputs(job: EvalJob, request: EvalRequest, found: Assessment) -> list
 
 def _settings(request: EvalRequest) -> Config | None:
     """The configuration of --config, or of the checkpoint."""
+    for override in request.overrides:
+        if not override.startswith(("data.", "eval.")):
+            raise ConfigError(
+                f"override {override!r}: changes nothing here, the model brings all else; "
+                "accepted: keys of data and eval"
+            )
     path = request.config
     if path is None and not is_bundle(request.target):
         own = request.target / CONFIG
