@@ -8,7 +8,9 @@ import tomllib
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from clq_train.cli import app
 from clq_train.coco import load_split
 from clq_train.config import DataConfig
 from clq_train.errors import DataError
@@ -70,6 +72,18 @@ def test_the_same_seed_plans_the_same_jobs_and_another_seed_others():
     assert jobs == sampler.plan(some_families(), 200, 7)
     assert jobs != sampler.plan(some_families(), 200, 8)
     assert len({job.name for job in jobs}) == len(jobs)
+
+
+def test_all_pictures_have_a_size_that_was_asked_for():
+    jobs = sampler.plan(some_families(), 200, 7, [(1920, 1080, 1, False, (1,))])
+    sizes = {(view.width, view.height) for job in jobs for view in job.views}
+    assert (sizes, {job.scale for job in jobs}) == ({(1920, 1080)}, {1})
+
+
+@pytest.mark.parametrize("size", ["1920", "1920x", "0x1080", "1920x-1", "wide"])
+def test_a_size_that_is_none_is_told_with_what_is_accepted(size, tmp_path):
+    result = CliRunner().invoke(app, ["webui", "build", "--out", str(tmp_path), "--screen", size])
+    assert str(result.exception).startswith(f"--screen {size!r}: expected WIDTHxHEIGHT in px")
 
 
 def test_families_share_the_images_of_their_split_by_weight():

@@ -26,6 +26,10 @@ def build(
     workers: Annotated[int, typer.Option(help="Chromium processes at a time")] = 3,
     family: Annotated[list[str] | None, typer.Option(help="only this family; repeatable")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="without this family; repeatable")] = None,
+    screen: Annotated[
+        list[str] | None,
+        typer.Option(help="pictures of WIDTHxHEIGHT px, in place of many sizes; repeatable"),
+    ] = None,
     cache: Cache = None,
     chromium: Annotated[Path | None, typer.Option(help="[default: chromium on the path]")] = None,
     system_fonts: Annotated[
@@ -40,11 +44,19 @@ def build(
     from clq_train.webui.fetch import default_cache
 
     executable = str(chromium) if chromium else shutil.which("chromium")
-    settings = Settings(images, seed, tuple(family or ()), tuple(skip or ()))
+    sizes = tuple(_size(text) for text in screen or ())
+    settings = Settings(images, seed, tuple(family or ()), tuple(skip or ()), sizes)
     counts = build_dataset(
         out, settings, cache or default_cache(), workers, executable, system_fonts
     )
     typer.echo(", ".join(f"{split}: {count} images" for split, count in counts.items()))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise DataError(f"--screen {text!r}: expected WIDTHxHEIGHT in px, such as 1920x1080")
+    return int(width), int(height)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from clq_train.webui.build import Browsers, Render, run, write_whole
 from clq_train.webui.compose.composers import Composer, composer_of
 from clq_train.webui.fetch import fetch
 from clq_train.webui.fonts import font_packages, write_fontconfig
-from clq_train.webui.sampler import Job, plan
+from clq_train.webui.sampler import SCREENS, Job, plan
 from clq_train.webui.server import PageServer
 from clq_train.webui.sources import Family, chosen_families, needed_packages, static_pages
 
@@ -24,12 +24,17 @@ SETTINGS_FILE = "build.json"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the content of the data set. family, skip: names; () is all, none."""
+    """What decides the content of the data set.
+
+    family, skip  names; () is all, none
+    screens       width and height of all pictures, px; () is the sampler's own list
+    """
 
     images: int
     seed: int
     family: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    screens: tuple[tuple[int, int], ...] = ()
 
 
 def build_dataset(
@@ -68,6 +73,7 @@ def build_dataset(
             [(f, _pages(f, composers.get(f.name), server)) for f in families],
             settings.images,
             settings.seed,
+            [(*size, 1, False, (1,)) for size in settings.screens] or SCREENS,
         )
         by_name = {f.name: f for f in families}
         run(
@@ -83,7 +89,7 @@ def _remember(out: Path, settings: Settings) -> None:
     """Refuses a folder that was built from something else."""
     path, wanted = out / SETTINGS_FILE, json.loads(json.dumps(asdict(settings)))
     if path.is_file():
-        found = json.loads(path.read_bytes())
+        found = {"screens": []} | json.loads(path.read_bytes())  # older builds don't name them
         if found != wanted:
             raise DataError(f"{path}: built with {found}, asked for {wanted}; take another folder")
         return

@@ -9,7 +9,8 @@ from clq_train.webui.sources import Family
 
 VIEWS_PER_JOB = 2  # a page is loaded once for both
 # Width and height of the picture, weight, whether of a phone or tablet, scales to choose from.
-SCREENS = (
+Screen = tuple[int, int, float, bool, tuple[float, ...]]
+SCREENS: tuple[Screen, ...] = (
     (1280, 800, 5, False, (1, 1, 1, 1.25, 0.9)),
     (1280, 720, 4, False, (1, 1, 1, 1.1)),
     (1024, 768, 3, False, (1, 1, 1.25)),
@@ -74,7 +75,12 @@ class Job:
     views: tuple[View, ...]
 
 
-def plan(pages: Sequence[tuple[Family, list[str]]], images: int, seed: int) -> list[Job]:
+def plan(
+    pages: Sequence[tuple[Family, list[str]]],
+    images: int,
+    seed: int,
+    screens: Sequence[Screen] = SCREENS,
+) -> list[Job]:
     """Jobs for about this many images, shuffled: any part of the list is a fair sample.
 
     pages: what can be loaded of each family. A family whose share is larger than its pages shows
@@ -91,22 +97,22 @@ def plan(pages: Sequence[tuple[Family, list[str]]], images: int, seed: int) -> l
         order = list(choices)
         random.Random(f"{seed} {family.name}").shuffle(order)
         for number in range(loads):
-            jobs.append(_job(family.name, order[number % len(order)], number, seed))
+            jobs.append(_job(family.name, order[number % len(order)], number, seed, screens))
     random.Random(seed).shuffle(jobs)
     return jobs
 
 
-def _job(family: str, page: str, number: int, seed: int) -> Job:
+def _job(family: str, page: str, number: int, seed: int, screens: Sequence[Screen]) -> Job:
     name = f"{family}-{number:04d}"
     own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
     rng = random.Random(own_seed)
-    screen = rng.choices(SCREENS, [s[2] for s in SCREENS])[0]
+    screen = rng.choices(screens, [s[2] for s in screens])[0]
     scale, dark = rng.choice(screen[4]), rng.random() < DARK_SHARE
     font = rng.choice(FONTS) if rng.random() < FONT_SHARE else None
     views = []
     for view in range(VIEWS_PER_JOB):
         if view:
-            same_kind = [s for s in SCREENS if s[3] == screen[3]]
+            same_kind = [s for s in screens if s[3] == screen[3]]
             screen = rng.choices(same_kind, [s[2] for s in same_kind])[0]
         scroll = rng.random() if view else rng.choice((0.0, 0.0, rng.random() * 0.5))
         last = view == VIEWS_PER_JOB - 1
