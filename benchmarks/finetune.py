@@ -1,6 +1,6 @@
 """What training a built-in model on brings on pages that it has never seen, and what it forgets.
 
-    python benchmarks/finetune.py serve/clq_serve/models/webui-nano/3 \\
+    python benchmarks/finetune.py serve/clq_serve/models/webui-nano/4 \\
         train/configs/webui_nano.yaml data.root=DATA \\
         --families jupyterlab,spectre --out runs/finetune
 
@@ -29,8 +29,8 @@ from clq_train.truth import group_images, images_where, only_images
 
 # As the three commands of docs/model_card.md.
 RECIPE = [
-    *("schedule.batch=4", "schedule.lr=0.0005", "schedule.warmup_steps=20", "run.eval_every=null"),
-    *("augment.crop_px=640", "augment.scale=[0.7, 1.4]", "run.checkpoint_every=100000"),
+    *("schedule.optimizer=adamw", "schedule.lr=0.0005", "schedule.warmup_steps=20"),
+    *("run.eval_every=null", "run.checkpoint_every=100000"),
 ]
 
 

@@ -4,8 +4,8 @@ Both run in ONNX Runtime on the CPU, by turns, in one process, on the same scree
 SSDlite is ssdlite320_mobilenet_v3_large with as many classes and random weights (its speed does not
 depend on them), exported without the suppression and without the resizing to 320 x 320 that its
 module has built in: its row ends at the logits and deltas of all anchors, ours includes decoding
-and the choice of the best candidates. Ours is padded to 1280 x 832, as in the service. The last
-row is SSDlite at its own size.
+and the choice of the best candidates. Ours is resized and padded as in the service. The last two
+rows are SSDlite with that input, and with its own of 320 x 320.
 """
 
 import argparse
@@ -97,6 +97,7 @@ def main() -> None:
     inputs = {
         f"{manifest.name}/{manifest.version}": padded[None],
         "SSDlite": screen[None],
+        "SSDlite, input of ours": padded[None],
         "SSDlite, its own size": resize(screen, OWN_SIDE, OWN_SIDE).copy()[None],
     }
     ours, *theirs = inputs

@@ -49,7 +49,7 @@ class Settings(BaseModel):
     model."""
     builtin: Literal["webui-nano", "webui-small"] = "webui-nano"
     """Which built-in model, where neither `bundle` nor `models` is given: the faster one, or the
-    one that finds more."""
+    one that is better on small things."""
     models: Path | None = None
     """Folder of bundles NAME/VERSION: of each name the newest version is served."""
     default_model: str | None = None

@@ -25,7 +25,7 @@ from clq_serve.tensorrt_plan import Profile, find_plan
 
 real_cuda = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
 
-SHAPES = "1x832x1280,1x832x1280,2x832x1280"
+SHAPES = "1x512x768,1x512x768,2x512x768"
 HERE = {"tensorrt": "11.4.0.106", "compute_capability": "9.0"}
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(machine, tmp_path):
 
 def test_profiles_that_leave_out_a_golden_image_are_refused(machine):
     small = parse_profile("1x64x64,1x64x64,1x128x128", 64)
-    with pytest.raises(ExportError, match="golden image 0 has shape 1x832x1280, which no profile"):
+    with pytest.raises(ExportError, match="golden image 0 has shape 1x512x768, which no profile"):
         machine.build(profiles=(small,))
 
 
@@ -206,7 +206,7 @@ def test_a_real_plan_of_the_built_in_model_gives_what_onnx_runtime_gives(
     request = PlanRequest(
         bundle=load_bundle(builtin_bundle_path()),
         precision=precision,
-        profiles=(parse_profile("1x640x640,1x832x1280,4x1280x1280", 64),),
+        profiles=(parse_profile("1x448x448,1x512x768,4x768x768", 64),),
         out=tmp_path,
         device=0,
         plugin=plugin,

@@ -151,8 +151,8 @@ def test_the_model_can_be_chosen(
         shutil.copytree(bundle, tmp_path / bundle.parent.name / bundle.name)
     page = open_page(start_server(bundle=None, models=tmp_path))
     choices = page.locator("#model option").all_inner_texts()
-    assert sorted(choices) == ["tiny / 1", "webui-nano / 3"]
-    page.select_option("#model", label="webui-nano / 3")
+    assert sorted(choices) == ["tiny / 1", "webui-nano / 4"]
+    page.select_option("#model", label="webui-nano / 4")
     choose(page, SCREEN)
     assert saved_json(page)["model"]["name"] == "webui-nano"
     page.select_option("#model", label="tiny / 1")
@@ -349,7 +349,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(
     expect(problem).to_contain_text("401 unknown_key")
     page.fill("#key-value", key)
     page.keyboard.press("Enter")
-    expect(page.locator("#model option")).to_have_text("webui-nano / 3", timeout=PATIENCE_MS)
+    expect(page.locator("#model option")).to_have_text("webui-nano / 4", timeout=PATIENCE_MS)
     assert problem.is_hidden()
     assert page.locator("#key").is_hidden()
     choose(page, SCREEN)

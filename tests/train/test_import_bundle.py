@@ -37,6 +37,14 @@ def detector(*overrides, classes=14):
     return ClqDetector(load_config(CONFIG, list(overrides)).model, classes)
 
 
+@pytest.mark.parametrize("name", ["webui_nano", "webui_small"])
+def test_a_built_in_model_sees_images_as_its_configuration_says(name):
+    config = load_config(CONFIG.with_name(f"{name}.yaml"), [])
+    bundle = load_bundle(builtin_bundle_path(config.name))
+    assert bundle.manifest.input.rule == config.input_rule
+    assert bundle.manifest.class_names == config.data.classes
+
+
 def test_the_built_in_model_imported_gives_what_the_service_gives(tmp_path):
     out = tmp_path / "start.safetensors"
     command = [
