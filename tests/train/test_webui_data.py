@@ -75,7 +75,7 @@ def test_the_same_seed_plans_the_same_jobs_and_another_seed_others():
 
 
 def test_all_pictures_have_a_size_that_was_asked_for():
-    jobs = sampler.plan(some_families(), 200, 7, [(1920, 1080, 1, False, (1,))])
+    jobs = sampler.plan(some_families(), 200, 7, [(1920, 1080)])
     sizes = {(view.width, view.height) for job in jobs for view in job.views}
     assert (sizes, {job.scale for job in jobs}) == ({(1920, 1080)}, {1})
 

@@ -99,7 +99,8 @@ def read_split(data: DataConfig, split: str) -> Split:
     """
     source, folder = split_paths(data, split)
     tree = read_annotations(source)
-    may_lack = data.classes if split in _more(data) else data.absent
+    own = isinstance(split_config(data, split), MoreConfig)
+    may_lack = data.classes if own else data.absent
     labels, mismatches = _match_categories(data, may_lack, tree["categories"], source)
     broken: list[str] = []
     by_id, unusable = _images(tree["images"], folder, source, broken)

@@ -13,7 +13,7 @@ from clq_train.webui.build import Browsers, Render, run, write_whole
 from clq_train.webui.compose.composers import Composer, composer_of
 from clq_train.webui.fetch import fetch
 from clq_train.webui.fonts import font_packages, write_fontconfig
-from clq_train.webui.sampler import SCREENS, Job, plan
+from clq_train.webui.sampler import Job, plan
 from clq_train.webui.server import PageServer
 from clq_train.webui.sources import Family, chosen_families, needed_packages, static_pages
 
@@ -73,7 +73,7 @@ def build_dataset(
             [(f, _pages(f, composers.get(f.name), server)) for f in families],
             settings.images,
             settings.seed,
-            [(*size, 1, False, (1,)) for size in settings.screens] or SCREENS,
+            settings.screens,
         )
         by_name = {f.name: f for f in families}
         run(

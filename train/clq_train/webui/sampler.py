@@ -79,13 +79,15 @@ def plan(
     pages: Sequence[tuple[Family, list[str]]],
     images: int,
     seed: int,
-    screens: Sequence[Screen] = SCREENS,
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> list[Job]:
     """Jobs for about this many images, shuffled: any part of the list is a fair sample.
 
+    sizes: width and height of all pictures, px; none: those of SCREENS.
     pages: what can be loaded of each family. A family whose share is larger than its pages shows
     the same page again, at another size and scroll position.
     """
+    screens = [(*size, 1, False, (1,)) for size in sizes] or SCREENS
     by_split: dict[str, float] = {}
     for family, _ in pages:
         by_split[family.split] = by_split.get(family.split, 0) + family.weight
