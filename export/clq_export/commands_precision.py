@@ -18,6 +18,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key.path=value, for example data.root=DIR")
 ]
 Split = Annotated[str, typer.Option(help="split on which both bundles are measured")]
+Name = Annotated[str | None, typer.Option(help="of the new bundle [default: that of BUNDLE]")]
 Version = Annotated[int | None, typer.Option(min=1, help="[default: the next free]")]
 MaxApDrop = Annotated[float, typer.Option(min=0, help="in points of AP; a larger loss is refused")]
 Threads = Annotated[int, typer.Option(min=1)]
@@ -30,6 +31,7 @@ def int8(
     out: Out,
     overrides: Overrides = None,
     split: Split = "val",
+    name: Name = None,
     version: Version = None,
     runtime: Annotated[
         Runtime, typer.Option("--for", help="whose 8-bit form: unsigned or signed activations")
@@ -52,6 +54,7 @@ def int8(
         config=load_config(config, overrides or []),
         split=split,
         out=out,
+        name=name,
         version=version,
         max_ap_drop=max_ap_drop,
         command=f"clq-train eval BUNDLE --config {config} --split {split} data.root=DATA",
@@ -68,6 +71,7 @@ def fp16(
     out: Out,
     overrides: Overrides = None,
     split: Split = "val",
+    name: Name = None,
     version: Version = None,
     max_ap_drop: MaxApDrop = 0.1,
     threads: Threads = CORES,
@@ -86,6 +90,7 @@ def fp16(
         config=load_config(config, overrides or []),
         split=split,
         out=out,
+        name=name,
         version=version,
         max_ap_drop=max_ap_drop,
         command=f"clq-train eval BUNDLE --config {config} --split {split} data.root=DATA",

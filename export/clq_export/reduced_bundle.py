@@ -1,6 +1,7 @@
 """From a float32 bundle to its sibling of 16 or 8 bits, kept only if its precision is near."""
 
 import importlib.metadata
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from clq_export.int8 import quantise
 from clq_serve.bundle import (
     GOLDEN_FILE,
     MODEL_FILE,
+    MODEL_NAME,
     Bundle,
     FileEntry,
     Manifest,
@@ -43,6 +45,7 @@ class ReducedRequest:
     command       how to measure the same again, for the manifest
     runtime       whose 8-bit form: onnxruntime (unsigned activations) or tensorrt (signed)
     calibration   8 bits: this many images are taken evenly from the split train
+    name          of the new bundle; None takes that of `bundle`
     """
 
     bundle: Path
@@ -56,6 +59,7 @@ class ReducedRequest:
     threads: int
     runtime: Runtime = "onnxruntime"
     calibration: int = 32
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def export_reduced(request: ReducedRequest) -> ReducedResult:
     something else refuses to serve it.
 
     Raises PrecisionError if it loses more than max_ap_drop, ExportError for a bundle that is in
-    lower precision already; nothing is left behind then.
+    lower precision already and for a name that no bundle can have; nothing is left behind then.
     """
     source = load_bundle(request.bundle)
     manifest = source.manifest
@@ -83,10 +87,11 @@ def export_reduced(request: ReducedRequest) -> ReducedResult:
         raise ExportError(
             f"{request.bundle}: is in {manifest.created['precision']}; accepted: float32"
         )
-    name = manifest.name
-    version = request.version or max(
-        next_version(request.out / name), next_version(source.path.parent)
-    )
+    name = manifest.name if request.name is None else request.name
+    if not re.fullmatch(MODEL_NAME, name):
+        raise ExportError(f"--name is {name!r}; accepted: a-z and 0-9, after the first also . _ -")
+    taken = [request.out / name] + ([source.path.parent] if name == manifest.name else [])
+    version = request.version or max(next_version(folder) for folder in taken)
     before = measure(OnnxEngine(source, request.threads), source, request.config, request.split)
     with new_bundle(request.out, name, version) as folder:
         if request.precision == "int8":
@@ -96,7 +101,7 @@ def export_reduced(request: ReducedRequest) -> ReducedResult:
             count = halve(source.model_path, folder / MODEL_FILE)
         inputs = [images[0] for images, _ in read_golden(source)]
         model = {MODEL_FILE: describe_file(folder / MODEL_FILE)}
-        draft = _changed(request, source, version, model)
+        draft = _changed(request, source, name, version, model)
         # The engine reads the graph only, so it can make the golden outputs, which are listed next.
         engine = OnnxEngine(Bundle(draft, folder, source.digest), request.threads)
         write_golden(folder / GOLDEN_FILE, inputs, engine)
@@ -129,7 +134,7 @@ def calibration_images(bundle: Bundle, config: Config, count: int) -> Iterator[P
 
 
 def _changed(
-    request: ReducedRequest, source: Bundle, version: int, files: dict[str, FileEntry]
+    request: ReducedRequest, source: Bundle, name: str, version: int, files: dict[str, FileEntry]
 ) -> Manifest:
     """The manifest of the new bundle, without figures."""
     kept = {key: text for key, text in source.manifest.created.items() if key != "weights"}
@@ -142,6 +147,7 @@ def _changed(
         created["precision"] = f"int8 for {request.runtime}"
         created["calibration"] = f"{request.calibration} images of the split train"
     update = {
+        "name": name,
         "version": version,
         "files": source.manifest.files | files,
         "created": created,

@@ -13,15 +13,15 @@ from clq_serve.bundle import Bundle
 from clq_serve.detector import Engine
 from clq_serve.devices import Device, DeviceKind, GpuOptions
 from clq_serve.engine import OnnxEngine
-from clq_serve.golden import Tolerance
+from clq_serve.golden import EIGHT_BITS, Tolerance
 from clq_serve.tensorrt_engine import open_plan
 
 # Largest accepted differences by the precision that a manifest names; float32 is the exporter's own
-# bar.  8-bit kernels round to 1/255 of a layer's range, and differently on each machine.
+# bar.
 BARS = {
     "float32": Tolerance(1e-4, 0.05),
     "float16": Tolerance(1e-2, 0.5),
-    "int8": Tolerance(5e-2, 2.0),
+    "int8": EIGHT_BITS,
 }
 
 

@@ -24,6 +24,7 @@ GOLDEN_FILE = "golden.npz"
 MANIFEST_FILE = "manifest.json"
 ENGINES_FOLDER = "engines"  # may be there: TensorRT plans, derived from the model
 BUILTIN_MODEL = "webui-nano"
+MODEL_NAME = r"[a-z0-9][a-z0-9._-]*"  # what the name of a model may be
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Whole = Annotated[int, Field(ge=1)]
@@ -164,7 +165,7 @@ class Manifest(Section):
 
     format: Literal["clq-bundle"]
     format_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
     version: Whole
     classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1)]
     input: InputSpec

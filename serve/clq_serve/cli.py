@@ -57,7 +57,8 @@ def run(
         Path | None, typer.Option(help="Folder of bundles NAME/VERSION, all of them.")
     ] = None,
     builtin: Annotated[
-        str | None, typer.Option(help="webui-nano or webui-small, without a bundle.")
+        str | None,
+        typer.Option(help="webui-nano, webui-nano-int8 or webui-small, without a bundle."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, tensorrt:0, plan:0 ...")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: the cores allowed.")] = None,

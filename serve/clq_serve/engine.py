@@ -12,7 +12,7 @@ from clq_serve.bundle import MODEL_FILE, Bundle, InputSpec, read_listed
 from clq_serve.candidates import Candidates
 from clq_serve.devices import CPU, Device, DeviceKind, GpuOptions
 from clq_serve.errors import BundleError, EngineError
-from clq_serve.golden import Tolerance
+from clq_serve.golden import tolerance_of
 from clq_serve.preprocess import Pixels
 from clq_serve.providers import check_libraries, check_provider, providers
 
@@ -39,7 +39,7 @@ class OnnxEngine:
     ) -> None:
         if threads < 1:
             raise EngineError(f"threads is {threads}; accepted: a whole number, 1 or more")
-        self.tolerance = Tolerance()
+        self.tolerance = tolerance_of(bundle)
         self._spec = bundle.manifest.input
         self._outputs = bundle.manifest.outputs.names
         options = _session_options(threads, spinning, device)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clq_serve.bundle import builtin_bundle_path
+from clq_serve.bundle import MODEL_NAME, builtin_bundle_path
 from clq_serve.errors import BundleError, SettingsError
 from clq_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_NAME = re.compile(MODEL_NAME)
 _VERSION = re.compile(r"[1-9]\d*")
 
 

@@ -89,6 +89,19 @@ def test_weights_have_a_scale_for_each_output_channel(made):
     assert checked > 20
 
 
+def test_weights_take_7_bits_so_that_sums_of_two_products_fit_into_16(made):
+    graph = onnx.load(made[1].model_path).graph
+    tensors = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    producer = {output: node for node in graph.node for output in node.output}
+    largest = 0
+    for node in graph.node:
+        weight = producer.get(node.input[1]) if node.op_type == "Conv" else None
+        if weight is not None:
+            largest = max(largest, np.abs(tensors[weight.input[0]].astype(int)).max())
+    assert 255 * largest * 2 < 2**15
+    assert largest >= 63
+
+
 def test_the_bundle_reproduces_its_own_golden_outputs_and_is_near_the_float_ones(
     made, bundle_folder
 ):
@@ -154,6 +167,21 @@ def test_a_bundle_that_loses_more_than_accepted_is_not_kept(
     assert str(result.exception) == (
         "val: AP falls from 50.00 to 25.00, by 25.00 points; accepted: 0.3"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_new_bundle_can_have_a_name_of_its_own(bundle_folder, config_file, tmp_path):
+    more = ("--calibration", 2, "--max-ap-drop", 100, "--name", "few.bits")
+    result = int8(bundle_folder, config_file, tmp_path, *more)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert load_bundle(tmp_path / "few.bits" / "1").manifest.name == "few.bits"
+
+
+@pytest.mark.parametrize("name", ["", "../few", "Few", "few bits", "few\n"])
+def test_a_name_that_no_bundle_can_have_is_refused(name, bundle_folder, config_file, tmp_path):
+    result = int8(bundle_folder, config_file, tmp_path / "out", "--name", name)
+    assert isinstance(result.exception, ExportError)
+    assert str(result.exception).startswith(f"--name is {name!r}; accepted: ")
     assert list(tmp_path.iterdir()) == []
 
 

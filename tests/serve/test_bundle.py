@@ -152,14 +152,26 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path / "nothing" / "1")
 
 
-@pytest.mark.parametrize(("name", "most_mb"), [("webui-nano", 4), ("webui-small", 15)])
-def test_the_setting_builtin_chooses_one_of_two_small_models(name: str, most_mb: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "most_mb"), [("webui-nano", 4), ("webui-nano-int8", 2.5), ("webui-small", 15)]
+)
+def test_the_setting_builtin_chooses_one_of_three_small_models(name: str, most_mb: float) -> None:
     ((key, folder),) = find_bundles(read_settings({"CLQ_SERVE_BUILTIN": name}, {})).items()
     assert key.name == name
     assert folder == builtin_bundle_path(name)
     assert (folder / MODEL_FILE).stat().st_size <= most_mb * 1e6
     names = [load_bundle(path).manifest.class_names for path in (folder, builtin_bundle_path())]
     assert names[0] == names[1]
+
+
+def test_the_8_bit_built_in_model_was_made_from_the_one_that_ships() -> None:
+    few, whole = (load_bundle(builtin_bundle_path(n)) for n in ("webui-nano-int8", "webui-nano"))
+    assert few.manifest.created["from"] == whole.digest
+    assert few.manifest.version == whole.manifest.version
+    assert few.manifest.input == whole.manifest.input
+    lost = whole.manifest.metrics[0].AP - few.manifest.metrics[0].AP
+    assert few.manifest.metrics[0].data == whole.manifest.metrics[0].data
+    assert lost < 0.003
 
 
 def test_an_unknown_builtin_model_is_refused() -> None:

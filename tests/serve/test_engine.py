@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from clq_serve.bundle import describe_file, load_bundle
+from clq_serve.bundle import describe_file, load_bundle, write_manifest
 from clq_serve.candidates import Candidates
 from clq_serve.compare import candidate_difference
 from clq_serve.engine import OnnxEngine
@@ -174,6 +174,33 @@ def test_other_golden_results_are_refused(
     rewrite_golden(bundle_copy, change)
     with pytest.raises(BundleError, match="this machine computes other results"):
         load_model(Settings(threads=1), bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "served"),
+    [
+        ("int8 for onnxruntime", lambda g: g["scores_1"].__iadd__(0.02), True),
+        ("int8 for onnxruntime", lambda g: g["boxes_0"].__iadd__(1.5), True),
+        ("int8 for onnxruntime", lambda g: g["scores_1"].__iadd__(0.06), False),
+        ("int8 for onnxruntime", lambda g: g["boxes_0"].__iadd__(2.5), False),
+        ("float16", lambda g: g["scores_1"].__iadd__(0.02), False),
+    ],
+)
+def test_8_bits_may_round_otherwise_on_another_processor_and_floats_may_not(
+    precision: str,
+    change: Callable[[dict[str, np.ndarray]], object],
+    served: bool,
+    bundle_copy: Path,
+) -> None:
+    rewrite_golden(bundle_copy, change)
+    manifest = load_bundle(bundle_copy).manifest
+    created = manifest.created | {"precision": precision}
+    write_manifest(manifest.model_copy(update={"created": created}), bundle_copy)
+    if served:
+        assert load_model(Settings(threads=1), bundle_copy).golden_examples == 2
+    else:
+        with pytest.raises(BundleError, match="this machine computes other results"):
+            load_model(Settings(threads=1), bundle_copy)
 
 
 @pytest.mark.parametrize(
