@@ -83,7 +83,7 @@ def inspect_bundle(bundle: Bundle, size: tuple[int, int], threads: int, repeats:
     return Inspection(
         bundle=f"{bundle.manifest.name}/{bundle.manifest.version}",
         digest=bundle.digest,
-        precision=created.get("precision", "float32") + stored,
+        precision=bundle.manifest.precision + stored,
         dcn=created.get("dcn", "standard"),
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         bytes=len(data),

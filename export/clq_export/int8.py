@@ -30,7 +30,7 @@ from clq_serve.preprocess import Pixels
 _ACTIVATIONS = {"onnxruntime": QuantType.QUInt8, "tensorrt": QuantType.QInt8}
 # A processor without 8-bit dot products adds two products of an unsigned activation and a weight in
 # 16 bits, which overflow: under AVX2 alone scores of the built-in model were wrong by 0.6.  Weights
-# of 7 bits cannot overflow there; with them it has AP 49.57 on test, with all 8 bits 49.61.
+# of 7 bits cannot overflow there, and cost it 0.04 AP on test (docs/log.md).
 _SEVEN_BIT_WEIGHTS = {"onnxruntime": True, "tensorrt": False}
 # The range of a tensor is the mean over the images of its smallest and largest value: that of the
 # one most extreme value coarsens all others (built-in model, 32 images: AP 21.0 in place of 21.5).

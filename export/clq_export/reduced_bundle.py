@@ -83,15 +83,14 @@ def export_reduced(request: ReducedRequest) -> ReducedResult:
     """
     source = load_bundle(request.bundle)
     manifest = source.manifest
-    if manifest.created.get("precision", "float32") != "float32":
-        raise ExportError(
-            f"{request.bundle}: is in {manifest.created['precision']}; accepted: float32"
-        )
+    if manifest.precision != "float32":
+        raise ExportError(f"{request.bundle}: is in {manifest.precision}; accepted: float32")
     name = manifest.name if request.name is None else request.name
     if not re.fullmatch(MODEL_NAME, name):
         raise ExportError(f"--name is {name!r}; accepted: a-z and 0-9, after the first also . _ -")
-    taken = [request.out / name] + ([source.path.parent] if name == manifest.name else [])
-    version = request.version or max(next_version(folder) for folder in taken)
+    version = request.version or max(
+        next_version(request.out / name), next_version(source.path.parent.with_name(name))
+    )
     before = measure(OnnxEngine(source, request.threads), source, request.config, request.split)
     with new_bundle(request.out, name, version) as folder:
         if request.precision == "int8":

@@ -73,8 +73,7 @@ def open_runtime(runtime: VerifyRuntime, bundle: Bundle, gpu: int, threads: int)
 
 def bars(bundle: Bundle) -> Tolerance:
     """What a runtime may differ by for a bundle of this precision."""
-    precision = bundle.manifest.created.get("precision", "float32")
-    return BARS.get(precision.split()[0], BARS["float32"])
+    return BARS.get(bundle.manifest.precision.split()[0], BARS["float32"])
 
 
 def cpu_name() -> str:

@@ -183,6 +183,11 @@ class Manifest(Section):
     def class_names(self) -> list[str]:
         return [entry.name for entry in self.classes]
 
+    @property
+    def precision(self) -> str:
+        """What the graph computes in: `float32`, `float16` or `int8 for` a runtime."""
+        return self.created.get("precision", "float32")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         ids = [str(entry.category_id) for entry in self.classes]

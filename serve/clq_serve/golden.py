@@ -39,8 +39,7 @@ class Example(NamedTuple):
 
 def tolerance_of(bundle: Bundle) -> Tolerance:
     """What ONNX Runtime may differ by, of the precision that the manifest names."""
-    precision = bundle.manifest.created.get("precision", "float32")
-    return EIGHT_BITS if precision.startswith("int8") else Tolerance()
+    return EIGHT_BITS if bundle.manifest.precision.startswith("int8") else Tolerance()
 
 
 def check_golden(engine: Engine, bundle: Bundle) -> int:

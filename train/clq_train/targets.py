@@ -102,10 +102,9 @@ def _open_bundle(bundle: Bundle, device: str) -> Target:
         engine = OnnxEngine(bundle, os.cpu_count() or 1, device=place)
         runtime = f"ONNX Runtime {onnxruntime.__version__} on {place}"
     compare_golden(engine, read_golden(bundle), bundle, engine.tolerance)
-    precision = manifest.created.get("precision", "float32")
     return Target(
         name=f"{manifest.name}/{manifest.version}",
-        runtime=f"{precision}, {bundle.digest[:19]}, {runtime}",
+        runtime=f"{manifest.precision}, {bundle.digest[:19]}, {runtime}",
         engine=engine,
         rule=manifest.input.rule,
         classes=manifest.class_names,
